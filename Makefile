@@ -1,0 +1,43 @@
+# affectd. Two commands: `make demo` and `make test`; both set up what they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ARGS ?=
+
+# requirements.lock pins every package, the build backend included.
+PIP = PIP_CONSTRAINT=requirements.lock PIP_DISABLE_PIP_VERSION_CHECK=1
+
+.PHONY: help demo test nightly clean
+
+help:
+	@echo "make demo            real recordings through the whole of affectd (sets up .venv-device: no torch, no TensorFlow)"
+	@echo "make demo ARGS=...   e.g. ARGS='--fast --json', ARGS='--only stress --speed 60'"
+	@echo "make test            every check and test (sets up .venv)"
+	@echo "make nightly         the slow tests as well"
+	@echo "make clean           remove both environments"
+
+demo: .venv-device/.ready
+	@.venv-device/bin/affectd demo $(ARGS)
+
+test: .venv/.ready
+	@scripts/check
+
+nightly: .venv/.ready
+	@scripts/nightly
+
+.venv-device/.ready: pyproject.toml requirements.lock
+	@echo "make: setting up .venv-device for the device part (about 60 MB, a minute)" >&2
+	@$(PYTHON) -m venv .venv-device
+	@$(PIP) .venv-device/bin/pip install --quiet --no-compile --editable '.[device]'
+	@touch $@
+	@echo "make: .venv-device is ready" >&2
+
+.venv/.ready: pyproject.toml requirements.lock
+	@echo "make: setting up .venv with everything (torch and TensorFlow included: about 3.5 GB, some minutes)" >&2
+	@$(PYTHON) -m venv .venv
+	@grep -E '^(torch)==' requirements.lock | xargs .venv/bin/pip install --quiet --disable-pip-version-check
+	@echo "make: torch is in, the rest follows" >&2
+	@$(PIP) .venv/bin/pip install --quiet --no-compile --editable '.[dev]'
+	@touch $@
+	@echo "make: .venv is ready" >&2
+
+clean:
+	rm -rf .venv .venv-device
