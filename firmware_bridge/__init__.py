@@ -1,0 +1,1 @@
+"""What sensors say: codecs for their notifications, and the tool that pairs them."""

@@ -1,0 +1,163 @@
+"""Paired sensors on disk: ``sensors.toml``, one ``[[sensor]]`` table each, written by affectd-pair and read by affectd.
+
+Knows nothing of radios or bonds: an entry says which sensor to look for, not whether it answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from firmware_bridge.errors import RegistryError
+from firmware_bridge.protocols import PROTOCOLS, UnknownProtocolError, codec
+
+Role = Literal["ecg", "eda"]
+
+_ADDRESS = re.compile(r"[0-9A-F]{2}(:[0-9A-F]{2}){5}")
+_HEADER = "# Sensors paired with affectd. Written by affectd-pair; `affectd-pair list` shows it.\n"
+_REMEDY = "correct it, or remove the file and pair again with `affectd-pair add`"
+_MODE = 0o600
+"""The address of a worn sensor identifies its wearer: for the owner's eyes only."""
+_DIRECTORY_MODE = 0o700
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is a Bluetooth address as the registry keeps it."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+class Sensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One paired sensor."""
+
+    role: Role
+    """What affectd takes from it; one sensor per role."""
+    name: str
+    """What people call it; unique."""
+    address: str
+    """Bluetooth address, six pairs of upper-case hexadecimal digits; unique."""
+    protocol: str
+    """A name in ``firmware_bridge.protocols.PROTOCOLS``."""
+    serial: str | None = None
+    """Serial number; None: the sensor did not say."""
+
+    def __post_init__(self) -> None:
+        for key, text in (("name", self.name), ("serial", self.serial)):
+            if text is not None and not (text.strip() and text.isprintable()):
+                raise ValueError(f"{key} {text!r}: expected printable text")
+        if not is_address(self.address):
+            raise ValueError(f"address {self.address!r}: expected six pairs like A0:9E:1A:00:00:01, in upper case")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(str(UnknownProtocolError(self.protocol)))
+        modality = codec(self.protocol).STREAM_INFO.modality
+        if modality != self.role:
+            raise ValueError(f"role {self.role!r} with protocol {self.protocol!r}, which gives {modality!r}")
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    sensor: tuple[Sensor, ...] = ()
+
+
+def default_path() -> Path:
+    """``sensors.toml`` in the user's configuration directory (XDG)."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "affectd" / "sensors.toml"
+
+
+def read(path: Path) -> tuple[Sensor, ...]:
+    """Sensors of a file, none where there is no file; raises RegistryError that names the line or the key."""
+    try:
+        text = path.read_bytes().decode()
+        sensors = msgspec.convert(tomllib.loads(text), _File).sensor
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); make it a file that this user may read"
+        raise RegistryError(str(path), "file", reason) from error
+    except UnicodeDecodeError as error:
+        raise RegistryError(str(path), f"byte {error.start}", f"not UTF-8; {_REMEDY}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RegistryError(str(path), *_toml_place(error)) from error
+    except msgspec.ValidationError as error:
+        raise RegistryError(str(path), *_key_place(error)) from error
+    except (ValueError, RecursionError) as error:  # what tomllib lets through: absurd numbers, absurd nesting
+        raise RegistryError(str(path), "file", f"not TOML that can be read ({error}); {_REMEDY}") from error
+    _refuse_duplicates(path, sensors)
+    return sensors
+
+
+def write(path: Path, sensors: Iterable[Sensor]) -> None:
+    """Replace the file as a whole or not at all, for the owner alone (0600); raises RegistryError."""
+    sensors = tuple(sensors)
+    _refuse_duplicates(path, sensors)
+    try:
+        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        _replace(path, dumps(sensors).encode())
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror}); choose a file in a directory that this user may write"
+        raise RegistryError(str(path), "file", reason) from error
+
+
+def dumps(sensors: Iterable[Sensor]) -> str:
+    """Text of the file."""
+    return _HEADER + "".join(f"\n[[sensor]]\n{_table(sensor)}" for sensor in sensors)
+
+
+def _table(sensor: Sensor) -> str:
+    # JSON's escapes are a subset of those of a TOML basic string, and no field holds a control character.
+    values = msgspec.to_builtins(sensor).items()
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values if value is not None)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), _MODE)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Without this a power cut may undo the rename."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refuse_duplicates(path: Path, sensors: tuple[Sensor, ...]) -> None:
+    for key in ("role", "name", "address"):
+        value, count = (Counter(getattr(sensor, key) for sensor in sensors).most_common(1) or [("", 0)])[0]
+        if count > 1:
+            reason = f"{count} sensors with {key} {value!r}; keep one of them"
+            raise RegistryError(str(path), f"sensor.{key}", reason)
+
+
+def _toml_place(error: tomllib.TOMLDecodeError) -> tuple[str, str]:
+    """tomllib ends its message with "(at line 3, column 4)" or "(at end of document)"."""
+    reason, found, place = str(error).rpartition(" (at ")
+    return (place.rstrip(")"), f"{reason}; {_REMEDY}") if found else ("file", f"{error}; {_REMEDY}")
+
+
+def _key_place(error: msgspec.ValidationError) -> tuple[str, str]:
+    """msgspec ends its message with " - at `$.sensor[0].role`"; an unknown key is named in the message itself."""
+    reason, found, place = str(error).rpartition(" - at `$")
+    return (place.strip("`.") if found else "file", f"{reason if found else error}; {_REMEDY}")
