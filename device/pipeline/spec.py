@@ -1,0 +1,159 @@
+"""SignalSpec: every number that shapes the model's input, in one frozen object that the bundle carries.
+
+Training and device build their Pipeline from it, so neither can differ from the other.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from device.pipeline.errors import SpecError
+
+
+class ChannelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How one channel becomes a number the network can read: ``clip((x - center) / scale)``."""
+
+    name: str
+    """``ecg`` (mV), ``hr`` (1/min), ``tonic`` or ``phasic`` (uS)."""
+    units: str
+    center: float
+    """Subtracted, in ``units``; the person's own resting median instead where ``mode`` is ``baseline``."""
+    scale: float
+    """Divided by, in ``units``; the window's own spread instead where ``mode`` is ``window``."""
+    mode: Literal["fixed", "window", "baseline"]
+    """``fixed``: the two numbers above. ``window``: center and scale by the window's own median and standard
+    deviation, with ``scale`` as the least deviation. ``baseline``: center by the person's resting baseline, ``scale``
+    as above."""
+
+
+class EcgSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The chest sensor's path."""
+
+    sfreq: float
+    """Model's rate in Hz."""
+    highpass_hz: float
+    lowpass_hz: float
+    order: int
+    """Order of the Butterworth prototype of the band-pass."""
+    warmup_s: float
+    """Filter output marked invalid after a start or a gap, s."""
+    channels: tuple[ChannelSpec, ...]
+
+
+class EdaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wrist sensor's path."""
+
+    sfreq: float
+    """Model's rate in Hz."""
+    lowpass_hz: float
+    """Cut-off of the cleaning low-pass."""
+    tonic_hz: float
+    """Cut-off of the low-pass that gives the tonic level; phasic = clean - tonic."""
+    order: int
+    """Order of each Butterworth low-pass."""
+    warmup_s: float
+    """Filter output marked invalid after a start or a gap, s."""
+    channels: tuple[ChannelSpec, ...]
+
+
+class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From sensor samples to the model's input."""
+
+    ecg: EcgSpec
+    eda: EdaSpec
+    window_s: float
+    stride_s: float
+    join_wait_s: float
+    """A window is given out without a modality that lags this far behind the other, s."""
+    sqi_min: float
+    """A modality below this quality counts as absent."""
+    clip: float
+    """Model input is clipped to +- this, after scaling."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def n_times(self, modality: str) -> int:
+        """Samples of one window of a modality."""
+        return round(self.window_s * self.of(modality).sfreq)
+
+    def of(self, modality: str) -> EcgSpec | EdaSpec:
+        """The modality's own part."""
+        parts: dict[str, EcgSpec | EdaSpec] = {"ecg": self.ecg, "eda": self.eda}
+        return parts[modality]
+
+    def ch_names(self, modality: str) -> tuple[str, ...]:
+        """Channel names of a modality, in order."""
+        return tuple(channel.name for channel in self.of(modality).channels)
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether a resting baseline of the wearer is required."""
+        return any(c.mode == "baseline" for m in MODALITIES for c in self.of(m).channels)
+
+
+MODALITIES = ("ecg", "eda")
+CHANNELS = {"ecg": ("ecg", "hr"), "eda": ("tonic", "phasic")}
+
+
+def _check(spec: SignalSpec) -> None:
+    """Refuse a spec that contradicts itself."""
+    for modality in MODALITIES:
+        part = spec.of(modality)
+        names = spec.ch_names(modality)
+        if names != CHANNELS[modality]:
+            raise SpecError(f"{modality}.channels", f"{names} where the pipeline makes {CHANNELS[modality]}")
+        for name, seconds in (("window_s", spec.window_s), ("stride_s", spec.stride_s)):
+            if seconds <= 0 or (seconds * part.sfreq) % 1:
+                raise SpecError(name, f"{seconds} s is not a whole, positive number of samples at {part.sfreq} Hz")
+        if any(channel.scale <= 0 for channel in part.channels):
+            raise SpecError(f"{modality}.channels", "scale must be > 0")
+        if part.order < 1 or part.warmup_s < 0:
+            raise SpecError(modality, "order must be >= 1 and warmup_s >= 0")
+    if not 0 < spec.ecg.highpass_hz < spec.ecg.lowpass_hz < spec.ecg.sfreq / 2:
+        raise SpecError("ecg", "0 < highpass_hz < lowpass_hz < sfreq / 2 does not hold")
+    if not 0 < spec.eda.tonic_hz < spec.eda.lowpass_hz < spec.eda.sfreq / 2:
+        raise SpecError("eda", "0 < tonic_hz < lowpass_hz < sfreq / 2 does not hold")
+    if spec.clip <= 0 or spec.join_wait_s < 0 or not 0 <= spec.sqi_min <= 1:
+        raise SpecError("spec", "clip > 0, join_wait_s >= 0, 0 <= sqi_min <= 1 does not hold")
+
+
+def default_spec(*, calibrated: bool = False) -> SignalSpec:
+    """The spec of the shipped networks.
+
+    Band edges: ECG 0.5-40 Hz is the monitoring band (a Polar H10 itself passes 0.7-40 Hz); EDA tonic below 0.05 Hz
+    and phasic above it is the usual split (Boucsein et al. 2012, Psychophysiology 49:1017). Centers and scales are
+    free choices near the middle of healthy adults at rest.
+    """
+    mode: Literal["fixed", "baseline"] = "baseline" if calibrated else "fixed"
+    return SignalSpec(
+        ecg=EcgSpec(
+            sfreq=128.0,
+            highpass_hz=0.5,
+            lowpass_hz=40.0,
+            order=2,
+            warmup_s=2.0,
+            channels=(
+                ChannelSpec("ecg", "mV", 0.0, 0.02, "window"),
+                ChannelSpec("hr", "1/min", 75.0, 15.0, mode),
+            ),
+        ),
+        eda=EdaSpec(
+            sfreq=4.0,
+            lowpass_hz=1.0,
+            tonic_hz=0.05,
+            order=2,
+            warmup_s=10.0,
+            channels=(
+                ChannelSpec("tonic", "uS", 3.0, 3.0, mode),
+                ChannelSpec("phasic", "uS", 0.0, 0.3, "fixed"),
+            ),
+        ),
+        window_s=60.0,
+        stride_s=5.0,
+        join_wait_s=10.0,
+        sqi_min=0.5,
+        clip=6.0,
+    )

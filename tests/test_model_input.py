@@ -1,0 +1,69 @@
+"""Model input against the definition of its modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from device.pipeline.errors import PipelineError
+from device.pipeline.model_input import Baseline, baseline_of, model_input
+from device.pipeline.spec import default_spec
+from device.pipeline.types import Quality, Window
+
+RNG = np.random.default_rng(3)
+ECG = np.column_stack([RNG.normal(0.1, 0.4, 7680), RNG.normal(80.0, 5.0, 7680)])
+EDA = np.column_stack([RNG.normal(4.0, 0.5, 240), RNG.normal(0.0, 0.1, 240)])
+
+
+def test_fixed_and_window_modes() -> None:
+    spec = default_spec()
+    out = model_input({"ecg": ECG, "eda": EDA}, spec).arrays
+    assert {m: (a.shape, a.dtype) for m, a in out.items()} == {
+        "ecg": ((2, 7680), np.float32),
+        "eda": ((2, 240), np.float32),
+    }
+    ecg = (ECG[:, 0] - np.median(ECG[:, 0])) / ECG[:, 0].std()
+    assert out["ecg"][0] == pytest.approx(np.clip(ecg, -spec.clip, spec.clip), abs=1e-5)
+    assert out["ecg"][1] == pytest.approx((ECG[:, 1] - 75.0) / 15.0, abs=1e-5)
+    assert out["eda"][0] == pytest.approx((EDA[:, 0] - 3.0) / 3.0, abs=1e-5)
+
+
+def test_gain_and_polarity_of_the_electrode_do_not_reach_the_network_as_size() -> None:
+    spec = default_spec()
+    small, large = (model_input({"ecg": ECG * [g, 1.0]}, spec).arrays["ecg"] for g in (1.0, 7.0))
+    assert small == pytest.approx(large, abs=1e-4)
+
+
+def test_a_flat_signal_is_not_blown_up() -> None:
+    spec = default_spec()
+    flat = np.column_stack([RNG.normal(0.0, 1e-6, 7680), np.full(7680, 60.0)])
+    assert np.abs(model_input({"ecg": flat}, spec).arrays["ecg"][0]).max() < 1e-3
+
+
+def test_calibrated_mode_subtracts_the_persons_rest_and_refuses_to_guess_it() -> None:
+    spec = default_spec(calibrated=True)
+    baseline = Baseline({"ecg": 0.0, "hr": 60.0, "tonic": 9.0, "phasic": 0.0})
+    out = model_input({"ecg": ECG, "eda": EDA}, spec, baseline).arrays
+    assert out["ecg"][1] == pytest.approx((ECG[:, 1] - 60.0) / 15.0, abs=1e-5)
+    assert out["eda"][0] == pytest.approx((EDA[:, 0] - 9.0) / 3.0, abs=1e-5)
+    with pytest.raises(PipelineError, match="resting baseline"):
+        model_input({"ecg": ECG}, spec)
+
+
+def test_baseline_is_the_median_over_usable_windows_only() -> None:
+    good, bad = Quality(1.0), Quality(0.1, ("noise",))
+    windows = [
+        Window(0, 0.0, {"ecg": ECG, "eda": EDA}, {"ecg": good, "eda": good}),
+        Window(1, 5.0, {"ecg": ECG + 100.0, "eda": EDA}, {"ecg": bad, "eda": good}),
+    ]
+    baseline = baseline_of(windows, default_spec())
+    assert baseline.center["hr"] == pytest.approx(np.median(ECG[:, 1]))
+    assert baseline.center["tonic"] == pytest.approx(np.median(EDA[:, 0]))
+    with pytest.raises(PipelineError, match="no window of usable ecg"):
+        baseline_of(windows[1:], default_spec())
+
+
+def test_clipping_is_counted() -> None:
+    out = model_input({"eda": EDA * [30.0, 1.0]}, default_spec())
+    assert np.abs(out.arrays["eda"]).max() <= 6.0
+    assert out.clipped["eda"] > 0.9
