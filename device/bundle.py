@@ -1,0 +1,427 @@
+"""The model bundle ``name.affect``: one zip with the int8 network, its manifest, its card and its report.
+
+It knows nothing of how the network is run or trained. Nothing in a bundle is executed or unpickled.
+
+The container is fixed to the byte (stored, not deflated; no times; parts in the order of ``PARTS``), so that equal
+parts give an equal file and any changed byte is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from device.errors import BundleError
+from device.pipeline.errors import SpecError
+from device.pipeline.spec import MODALITIES, SignalSpec
+from firmware_bridge.packet import StreamInfo
+
+FORMAT = "affectd-bundle/1"
+MANIFEST, MODEL, CARD, REPORT = PARTS = ("manifest.json", "model.tflite", "card.md", "report.json")
+HASHED = (MODEL, CARD, REPORT)
+"""Parts whose sha256 the manifest carries; the manifest itself is covered by the container."""
+MIB = 1 << 20
+MAX_BYTES = {MANIFEST: MIB, MODEL: 16 * MIB, CARD: MIB, REPORT: 8 * MIB}
+"""Largest size of each part: over 10 x what the shipped networks need, small beside a Raspberry Pi's memory."""
+MASKS = ("ecg+eda", "ecg", "eda")
+"""Names of the sets of present modalities, in ``temperature`` and ``parity``."""
+TEMPERATURES = (0.05, 20.0)
+"""Far outside what calibration gives (0.5-5), well inside float32's range after the exponential."""
+DISCLAIMER = "affectd is no medical device: its output is no diagnosis and must not guide treatment."
+"""Every card says so."""
+DISCLAIMER_WORDS = "no medical device"
+DAMAGED = "copy the file again or build it with affectd-quantize"
+REBUILD = "build it with affectd-quantize of this version"
+
+
+def mask_name(modalities: Sequence[str]) -> str:
+    """Name of a set of present modalities: a member of ``MASKS``."""
+    return "+".join(m for m in MODALITIES if m in modalities)
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One input or output of the network, as the tflite file has it."""
+
+    name: str
+    """The tensor's name in the file. Never an index: a converter may reorder inputs."""
+    shape: tuple[int, ...]
+    """ecg and eda: (1, 1, n_times, n_chans); mask: (1, 2) in the order ecg, eda; output: (1, n_outputs)."""
+    dtype: Literal["int8", "float32"]
+    scale: float
+    """real = (int8 - zero_point) * scale; 0.0 for float32, as the file says it."""
+    zero_point: int
+
+
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Below or beyond these the device abstains. The least sqi is in the SignalSpec."""
+
+    min_probability: float
+    """A prediction whose largest probability is below this is ``uncertain``."""
+    max_clipped_share: float
+    """A modality with a larger share of clipped input values is ``out_of_range``."""
+
+
+class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One data set the network has learned from."""
+
+    name: str
+    licence: str
+    subjects: int
+    """Subjects used for training."""
+    surrogate_ecg: bool
+    """Whether its ECG was made from beat times, not recorded."""
+    url: str
+    """Where the set and its licence can be found."""
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the network can be made again."""
+
+    datasets: tuple[DataSet, ...]
+    commit: str
+    """Revision of affectd that trained it."""
+    seeds: tuple[int, ...]
+    command: str
+    """Command line that made it."""
+    packages: dict[str, str]
+    """Versions of the packages that shape the result."""
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """int8 on the device's own inference against the float network, for one mask."""
+
+    mask: str
+    """A member of ``MASKS``."""
+    n_windows: int
+    agreement: float
+    """Share of windows with the same most probable label."""
+    cosine: float
+    """Mean cosine of the logits."""
+    balanced_accuracy_float: float | None
+    """None where the windows have no labels."""
+    balanced_accuracy_int8: float | None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything but the weights that shapes a prediction, and where it comes from."""
+
+    format: str = FORMAT
+    """Version of this layout."""
+    name: str
+    created: Annotated[datetime, msgspec.Meta(tz=True)]
+    """When the network was built."""
+    task: str
+    """What the labels answer, e.g. ``rest against stress task``."""
+    labels: tuple[str, ...]
+    """In the order of the outputs."""
+    spec: SignalSpec
+    """From sensor samples to the model's input."""
+    inputs: dict[str, TensorSpec]
+    """Keys ecg, eda, mask."""
+    output: TensorSpec
+    """The logits."""
+    thresholds: Thresholds
+    temperature: dict[str, float]
+    """Per mask: logits are divided by this before the softmax; 1.0 leaves them as they are."""
+    surrogate_ecg: bool
+    """Whether any ECG in training was made from beat times; agrees with ``provenance``."""
+    provenance: Provenance
+    parity: tuple[Parity, ...]
+    """One per mask."""
+    sha256: dict[str, str] = {}
+    """Of each other part; filled in by ``write_bundle``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that has passed every check."""
+
+    path: str
+    """Where it was read or written; for messages."""
+    manifest: Manifest
+    model: bytes
+    """The tflite file."""
+    card: str
+    report: dict[str, Any]
+    sha256: str
+    """Of the whole file, hex."""
+
+
+class _Format(msgspec.Struct):
+    """The one key that every version of the manifest has."""
+
+    format: str
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle and check every key, size and hash; raises BundleError and nothing else for a bad file."""
+    return _parse(os.fspath(path), _read_bytes(Path(path)))
+
+
+def write_bundle(
+    path: str | os.PathLike[str], manifest: Manifest, model: bytes, card: str, report: Mapping[str, Any]
+) -> Bundle:
+    """Write a bundle, hashes filled in; equal arguments give equal bytes, and a reader never sees half a file.
+
+    What could not be read back is refused with BundleError before anything is written.
+    """
+    parts = {MODEL: model, CARD: card.encode(), REPORT: _json(report)}
+    manifest = msgspec.structs.replace(manifest, sha256={name: _sha256(part) for name, part in parts.items()})
+    data = pack({MANIFEST: _json(manifest), **parts})
+    bundle = _parse(os.fspath(path), data)
+    _replace(Path(path), data)
+    return bundle
+
+
+def check_streams(spec: SignalSpec, infos: Iterable[StreamInfo], path: str | os.PathLike[str] = "") -> None:
+    """Raise BundleError, naming both sides, where attached sensors cannot give what the spec asks for.
+
+    One modality alone is enough; a second sensor of the same modality is not.
+    """
+    infos = tuple(infos)
+    for modality, n in Counter(info.modality for info in infos).items():
+        if n > 1:
+            raise BundleError(path, f"spec.{modality}", f"{n} {modality} sensors are attached", "keep one of them")
+    if not infos:
+        raise BundleError(path, "spec", f"needs one of {', '.join(MODALITIES)}, no sensor is attached", "attach one")
+    for info in infos:
+        _check_stream(spec, info, os.fspath(path))
+
+
+def _check_stream(spec: SignalSpec, info: StreamInfo, path: str) -> None:
+    """One sensor against the spec: a single column, its units, and a rate that holds the band at its worst."""
+    sensor, part = f"{info.protocol} sensor", spec.of(info.modality)
+    remedy = f"use another {info.modality} sensor or a bundle for this one"
+    if len(info.ch_names) != 1:
+        reason = f"bundle reads 1 channel, {sensor} sends {len(info.ch_names)} ({', '.join(info.ch_names)})"
+        raise BundleError(path, f"spec.{info.modality}.channels", reason, remedy)
+    units = part.channels[0].units
+    if info.units != units:
+        reason = f"bundle reads {units}, {sensor} sends {info.units}"
+        raise BundleError(path, f"spec.{info.modality}.channels", reason, remedy)
+    slowest = info.sfreq * (1 - info.sfreq_tolerance)
+    if slowest / 2 <= part.lowpass_hz:
+        reason = (
+            f"bundle reads up to {part.lowpass_hz:g} Hz and needs more than {2 * part.lowpass_hz:g} samples/s, "
+            f"{sensor} may send {slowest:g}"
+        )
+        raise BundleError(path, f"spec.{info.modality}.lowpass_hz", reason, remedy)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The file, no more of it than a bundle may hold."""
+    limit = sum(MAX_BYTES.values())
+    try:
+        if not path.is_file():  # a pipe or a device would block, a folder has no bytes
+            raise BundleError(path, "", "no such file", "give the path of a .affect file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise BundleError(path, "", str(error), "give the path of a readable .affect file") from error
+    if len(data) > limit:
+        raise BundleError(path, "", f"larger than {limit} bytes", "give the path of a .affect file")
+    return data
+
+
+def _parse(path: str, data: bytes) -> Bundle:
+    """Check the container from outside to inside."""
+    parts = _unzip(path, data)
+    manifest = _manifest(path, parts[MANIFEST])
+    for name in HASHED:
+        if manifest.sha256[name] != _sha256(parts[name]):
+            raise BundleError(path, name, "its sha256 is not the one in manifest.json", DAMAGED)
+    card, report = _card(path, parts[CARD]), _report(path, parts[REPORT])
+    if data != pack(parts):
+        raise BundleError(path, "zip", "its bytes are not as affectd writes them (damaged or packed anew)", DAMAGED)
+    return Bundle(path, manifest, parts[MODEL], card, report, _sha256(data))
+
+
+def _unzip(path: str, data: bytes) -> dict[str, bytes]:
+    """The four parts, by name; no part is ever written to disk, so no name can lead anywhere."""
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            _check_entries(path, archive.infolist())
+            return {name: archive.read(name) for name in PARTS}
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        RuntimeError,  # encrypted, or (NotImplementedError) a feature zipfile lacks
+        ValueError,
+    ) as error:
+        raise BundleError(path, "zip", f"cannot be read: {error or 'it ends too early'}", DAMAGED) from error
+
+
+def _check_entries(path: str, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Exactly the four parts, stored, none too large; before any of them is read."""
+    names = [entry.filename for entry in entries]
+    for name in PARTS:
+        if names.count(name) != 1:
+            raise BundleError(path, name, f"is there {names.count(name)} times where 1 is needed", DAMAGED)
+    for entry in entries:
+        if entry.filename not in PARTS:
+            raise BundleError(path, ascii(entry.filename), "is no part of a bundle", DAMAGED)
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise BundleError(path, entry.filename, "is compressed where bundles store", DAMAGED)
+        if entry.file_size > MAX_BYTES[entry.filename]:
+            reason = f"{entry.file_size} bytes, more than {MAX_BYTES[entry.filename]}"
+            raise BundleError(path, entry.filename, reason, "build a smaller network, card or report")
+
+
+def _manifest(path: str, raw: bytes) -> Manifest:
+    """Decode the manifest; every key is looked at."""
+    try:
+        version = msgspec.json.decode(raw, type=_Format).format
+        if version != FORMAT:
+            reason = f"{version!r} where this affectd reads {FORMAT!r}"
+            raise BundleError(path, f"{MANIFEST} format", reason, REBUILD)
+        manifest = msgspec.json.decode(raw, type=Manifest)
+        json.loads(raw, object_pairs_hook=_unique)
+    except SpecError as error:
+        raise BundleError(path, f"{MANIFEST} spec {error.place}", error.reason, REBUILD) from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        reason, _, place = str(error).partition(" - at `$")
+        raise BundleError(path, f"{MANIFEST} {place.strip('.`')}".strip(), reason, REBUILD) from error
+    for place, reason in _contradictions(manifest):
+        raise BundleError(path, f"{MANIFEST} {place}", reason, REBUILD)
+    return manifest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without a key given twice, of which JSON readers silently keep one."""
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return tree
+
+
+def _contradictions(m: Manifest) -> Iterable[tuple[str, str]]:
+    """(place, reason) of each thing in which the manifest disagrees with itself."""
+    if not m.name or not m.task:
+        yield "name", "name and task must not be empty"
+    if len(set(m.labels)) != len(m.labels) or len(m.labels) < 2 or "" in m.labels:
+        yield "labels", f"{list(m.labels)} are not two or more different labels"
+    yield from _wrong_tensors(m)
+    for key in ("min_probability", "max_clipped_share"):
+        if not 0 <= getattr(m.thresholds, key) <= 1:
+            yield f"thresholds.{key}", "must be from 0 to 1"
+    yield from _wrong_keys("temperature", m.temperature, MASKS)
+    low, high = TEMPERATURES
+    if not all(low <= value <= high for value in m.temperature.values()):
+        yield "temperature", f"must be from {low} to {high}"
+    if sorted(p.mask for p in m.parity) != sorted(MASKS):
+        yield "parity", f"must have each of {', '.join(MASKS)} once"
+    if any(p.n_windows < 1 for p in m.parity):
+        yield "parity", "n_windows must be >= 1"
+    if m.surrogate_ecg != any(d.surrogate_ecg for d in m.provenance.datasets):
+        yield "surrogate_ecg", f"{m.surrogate_ecg} where provenance.datasets say otherwise"
+    yield from _wrong_keys("sha256", m.sha256, HASHED)
+
+
+def _wrong_keys(place: str, given: Mapping[str, object], wanted: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Keys of a table that are missing or unknown."""
+    for key in wanted:
+        if key not in given:
+            yield f"{place}.{key}", "is missing"
+    for key in given:
+        if key not in wanted:
+            yield f"{place}.{key}", "is unknown"
+
+
+def _wrong_tensors(m: Manifest) -> Iterable[tuple[str, str]]:
+    """Shapes against spec and labels, and each tensor's own numbers."""
+    shapes: dict[str, tuple[int, ...]] = {k: (1, 1, m.spec.n_times(k), len(m.spec.ch_names(k))) for k in MODALITIES}
+    shapes["mask"] = (1, len(MODALITIES))
+    yield from _wrong_keys("inputs", m.inputs, tuple(shapes))
+    tensors = {f"inputs.{k}": (m.inputs[k], shape) for k, shape in shapes.items() if k in m.inputs}
+    tensors["output"] = (m.output, (1, len(m.labels)))
+    for place, (tensor, shape) in tensors.items():
+        if tensor.shape != shape:
+            yield f"{place}.shape", f"{tensor.shape} where spec and labels give {shape}"
+        if tensor.dtype == "int8" and not (0 < tensor.scale < math.inf and -128 <= tensor.zero_point <= 127):
+            yield place, "an int8 tensor needs scale > 0 and zero_point from -128 to 127"
+        if tensor.dtype == "float32" and (tensor.scale, tensor.zero_point) != (0.0, 0):
+            yield place, "a float32 tensor has scale 0 and zero_point 0"
+    names = [m.inputs[k].name for k in m.inputs]
+    if len(set(names)) != len(names):
+        yield "inputs", f"tensor names {names} are not different"
+
+
+def _card(path: str, raw: bytes) -> str:
+    """The card's text."""
+    try:
+        card = raw.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(path, CARD, f"is not UTF-8: byte {error.start}", REBUILD) from error
+    if DISCLAIMER_WORDS not in " ".join(card.split()):
+        raise BundleError(path, CARD, f"does not say {DISCLAIMER_WORDS!r}", f"put in: {DISCLAIMER}")
+    return card
+
+
+def _report(path: str, raw: bytes) -> dict[str, Any]:
+    """The report's tree."""
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BundleError(path, REPORT, f"is no JSON object: {error}", REBUILD) from error
+
+
+def _json(tree: object) -> bytes:
+    """Indented JSON, keys in the order given."""
+    return msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def pack(parts: Mapping[str, bytes]) -> bytes:
+    """The bytes of a bundle with these four parts, unchecked.
+
+    APPNOTE.TXT 6.3 sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (its end). Written here and not by
+    ``zipfile``, whose headers differ between versions of Python, because readers compare every byte.
+    """
+    version, no_flags, stored, time, date = 20, 0, 0, 0, 0x21  # version 2.0 of the format; 1980-01-01 00:00
+    unix, regular_file = 3 << 8 | version, 0o100644 << 16
+    local, central = b"", b""
+    for name in PARTS:
+        data, raw_name = parts[name], name.encode()
+        size = len(data)
+        common = (version, no_flags, stored, time, date, zlib.crc32(data), size, size, len(raw_name), 0)
+        central += (
+            struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", unix, *common, 0, 0, 0, regular_file, len(local)) + raw_name
+        )
+        local += struct.pack("<4sHHHHHIIIHH", b"PK\3\4", *common) + raw_name + data
+    n = len(PARTS)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, n, n, len(central), len(local), 0)
+    return local + central + end
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put the whole file in place at once, on disk before it gets its name."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise BundleError(path, "", f"cannot be written: {error}", "choose a folder you may write to") from error

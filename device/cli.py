@@ -1,0 +1,214 @@
+"""``affectd``: the command line of the device. Turns errors into one line on stderr and exit code 2.
+
+It knows nothing of signals; every command hands its arguments on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from device.bundle import Bundle, read_bundle
+from device.config import example_config, load_config
+from device.errors import DeviceError
+from device.inference import Prediction
+from device.pipeline.errors import PipelineError
+from device.recording import RecordingReader, affectd_version
+from device.session import DEFAULT_BUNDLE, Session, Tally, open_session
+from device.sinks.jsonl import JsonlSink
+from firmware_bridge.errors import FirmwareBridgeError
+
+EXIT_ERROR = 2
+"""Bad input or a condition the user can change."""
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as a shell reports it."""
+
+FilePath = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(affectd_version(), message="affectd %(version)s")
+def cli() -> None:
+    """Stress and emotion from ECG and EDA, on the wearer's own device. Not a medical device."""
+
+
+@cli.command()
+@click.option("--config", "path", type=FilePath, required=True, help="Configuration in TOML.")
+@click.option("--verbose", "-v", is_flag=True, help="Log more.")
+def run(path: Path, verbose: bool) -> None:
+    """Read the sensors and predict until stopped."""
+    from device.daemon import run as run_daemon
+
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    asyncio.run(run_daemon(load_config(path)))
+
+
+@cli.command()
+@click.argument("recording", type=FilePath)
+@click.option("--bundle", type=FilePath, default=DEFAULT_BUNDLE, help="Model bundle; default: the shipped one.")
+@click.option("--runtime", default="auto", help="TFLite runtime.")
+@click.option("--recover", is_flag=True, help="Replay a damaged recording up to its last whole record.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line per prediction.")
+@click.option("--out", type=FilePath, help="Append the predictions to this file, one line of JSON each.")
+def replay(recording: Path, bundle: Path, runtime: str, recover: bool, as_json: bool, out: Path | None) -> None:
+    """Send a recording through the whole path again, bit for bit."""
+    reader = RecordingReader(recording, recover=recover)
+    loaded = read_bundle(bundle)
+    session = open_session(loaded, reader.streams, runtime=runtime)
+    sink = JsonlSink(out) if out else None
+    tally, begun = Tally(), time.perf_counter()
+    span = [0, 0]
+    try:
+        for prediction in _predictions(reader, session, span):
+            tally.add(prediction)
+            if sink:
+                sink.write(prediction)
+            if not as_json:
+                click.echo(_line(prediction))
+    finally:
+        if sink:
+            sink.finish()
+    seconds = (span[1] - span[0]) / 1e9
+    summary = tally.to_json(seconds / (time.perf_counter() - begun), loaded.sha256)
+    click.echo(json.dumps(summary) if as_json else _summary(tally, session))
+    if reader.damage:
+        click.echo(f"affectd: {reader.left_out} bytes left out: {reader.damage.reason}", err=True)
+
+
+def _predictions(reader: RecordingReader, session: Session, span: list[int]) -> Iterable[Prediction]:
+    """Predictions of a recording; ``span`` becomes the host times of its first and last notification."""
+    for notification in reader:
+        span[0] = span[0] or notification.host_ns
+        span[1] = notification.host_ns
+        yield from session.push(notification)
+    yield from session.flush()
+
+
+def _line(prediction: Prediction) -> str:
+    """One prediction for people."""
+    if prediction.label is None or prediction.probabilities is None:
+        said = f"abstains: {prediction.abstained}"
+    else:
+        share = prediction.probabilities[prediction.label]
+        said = f"{prediction.label} {share:.0%} from {'+'.join(prediction.modalities)}"
+    return f"{prediction.start:.0f}-{prediction.stop:.0f} s  {said}"
+
+
+def _summary(tally: Tally, session: Session) -> str:
+    bad = sum(counts.bad.total() for counts in session.stats.values())
+    gaps = sum(counts.assembly.gaps for counts in session.stats.values())
+    return f"{tally.windows} windows, {tally.predictions} predictions, {gaps} gaps, {bad} bad notifications"
+
+
+@cli.group()
+def config() -> None:
+    """Check a configuration, or print an example."""
+
+
+@config.command()
+@click.argument("path", type=FilePath)
+def check(path: Path) -> None:
+    """Say whether a configuration is right."""
+    loaded = load_config(path)
+    sensors = ", ".join(f"{sensor.role}: {sensor.name}" for sensor in loaded.sensors)
+    click.echo(f"{path}: right ({sensors})")
+
+
+@config.command()
+def example() -> None:
+    """Print a configuration with every key, its meaning and its default."""
+    click.echo(example_config(), nl=False)
+
+
+@cli.group()
+def bundle() -> None:
+    """Look at model bundles."""
+
+
+@bundle.command()
+@click.argument("path", type=FilePath, default=DEFAULT_BUNDLE)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+def show(path: Path, as_json: bool) -> None:
+    """Check a bundle and say what it is."""
+    loaded = read_bundle(path)
+    click.echo(_manifest(loaded) if as_json else _description(loaded))
+
+
+def _manifest(loaded: Bundle) -> str:
+    import msgspec
+
+    return msgspec.json.encode(loaded.manifest).decode()
+
+
+def _description(loaded: Bundle) -> str:
+    manifest = loaded.manifest
+    spec = manifest.spec
+    return "\n".join(
+        [
+            f"{manifest.name}: {manifest.task}",
+            f"labels      {', '.join(manifest.labels)}",
+            f"created     {manifest.created.isoformat()}",
+            f"sha256      {loaded.sha256}",
+            f"network     {len(loaded.model)} bytes",
+            f"window      {spec.window_s:g} s every {spec.stride_s:g} s",
+            f"baseline    {'needed' if spec.needs_baseline else 'not needed'}",
+            f"ECG         {'surrogate in part of the training' if manifest.surrogate_ecg else 'measured'}",
+            "",
+            loaded.card.rstrip(),
+        ]
+    )
+
+
+@cli.command()
+@click.option("--bundle", type=FilePath, default=DEFAULT_BUNDLE, help="Model bundle; default: the shipped one.")
+@click.option("--runtime", default="auto", help="TFLite runtime.")
+@click.option("--fast", is_flag=True, help="As fast as possible, without the live view.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0, min_open=True), help="Times real time; default: about 30 s in all."
+)
+@click.option("--only", type=click.Choice(["rest", "event", "stress"]), help="Play one of the recordings.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.option("--screenshot", type=FilePath, help="Write the view, while the wrist sensor is gone, to this SVG file.")
+def demo(
+    bundle: Path,
+    runtime: str,
+    fast: bool,
+    speed: float | None,
+    only: str | None,
+    as_json: bool,
+    screenshot: Path | None,
+) -> None:
+    """Play real recordings through virtual sensors and the whole path; half-way the wrist sensor drops out."""
+    from device.demo.show import show_all
+
+    loaded = read_bundle(bundle)
+    summary = show_all(loaded, runtime=runtime, fast=fast, speed=speed, only=only, screenshot_path=screenshot)
+    if as_json:
+        click.echo(json.dumps(summary))
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        cli(standalone_mode=False)
+    except (DeviceError, FirmwareBridgeError, PipelineError) as error:
+        _fail(str(error))
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "affectd"
+        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"affectd: {' '.join(message.split())}", err=True)
+    sys.exit(EXIT_ERROR)

@@ -1,0 +1,243 @@
+"""The daemon's configuration: one frozen object per TOML table, every key checked, contradictions refused.
+
+It knows nothing of how the values are used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import msgspec
+
+from device.errors import ConfigError
+from firmware_bridge.registry import Sensor
+
+Runtime = Literal["auto", "ai-edge-litert", "tflite-runtime"]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[inference]``."""
+
+    bundle: str | None = None
+    """Model bundle; the one shipped with affectd if not given."""
+    runtime: Runtime = "auto"
+    """TFLite runtime; ``auto`` takes the first that is installed."""
+    threads: Count = 1
+    """Threads of the runtime. One is enough: a window is classified in milliseconds."""
+
+
+class RecordingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[recording]``."""
+
+    directory: str = "/var/lib/affectd/recordings"
+    """Where the raw notifications go, one file per run."""
+    fsync_s: Positive = 5.0
+    """A power cut takes at most the data of this many seconds."""
+
+
+class JsonlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[sinks.jsonl]``."""
+
+    path: str
+    """File that gets one line of JSON per prediction, appended."""
+    queue: Count = 256
+    """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
+
+
+class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tables ``[sinks.*]``; a sink without a table is off."""
+
+    jsonl: JsonlConfig | None = None
+    """Predictions as lines of JSON."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    sensors: tuple[Sensor, ...]
+    """One table ``[[sensors]]`` each, with the keys of the registry of paired sensors; one sensor per role."""
+    inference: InferenceConfig = InferenceConfig()
+    recording: RecordingConfig = RecordingConfig()
+    sinks: SinksConfig = SinksConfig()
+
+    def __post_init__(self) -> None:
+        if not self.sensors:
+            raise ValueError("no sensor: at least one [[sensors]] table is needed")
+        for key in ("role", "name", "address"):
+            _refuse_twice(key, (getattr(sensor, key) for sensor in self.sensors))
+
+
+def _refuse_twice(key: str, values: Iterable[str]) -> None:
+    value, count = Counter(values).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{count} sensors with {key} {value!r}: each needs its own")
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a file; raises ConfigError that names the line."""
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        remedy = "name a file that exists and may be read; `affectd config example` prints one"
+        raise ConfigError(path, "", f"cannot be read: {error.strerror}", remedy) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, "", f"not UTF-8 at byte {error.start}", "save it as UTF-8") from error
+    return parse_config(text, path)
+
+
+def parse_config(text: str, path: Path = Path("config.toml")) -> Config:
+    """Check a text; raises ConfigError that names the line of ``path``."""
+    try:
+        return msgspec.convert(tomllib.loads(text), Config)
+    except msgspec.ValidationError as error:
+        raise _invalid(text, path, str(error)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(path, str(error)) from error
+    except (ValueError, RecursionError) as error:  # what tomllib lets through: absurd numbers, absurd nesting
+        raise ConfigError(path, "", f"not TOML that can be read: {error}", _REMEDY) from error
+
+
+_REMEDY = "compare with `affectd config example`"
+
+
+def _not_toml(path: Path, message: str) -> ConfigError:
+    """tomllib ends its message with "(at line 3, column 4)" or "(at end of document)"."""
+    reason, _, place = message.rpartition(" (at ")
+    found = re.match(r"line (\d+)", place)
+    return ConfigError(path, int(found[1]) if found else place.rstrip(")"), f"not TOML: {reason or message}", _REMEDY)
+
+
+def _invalid(text: str, path: Path, message: str) -> ConfigError:
+    """msgspec says "Object contains unknown field `x` - at `$.recording`"; the root has no "at"."""
+    reason, _, place = message.partition(" - at `$")
+    keys = _keys(place.rstrip("`"))
+    unknown = re.search(r"unknown field `(.*)`", reason)
+    if unknown:
+        known = _known(keys)
+        reason, keys, remedy = f"unknown key {unknown[1]!r}", (*keys, unknown[1]), _suggest(unknown[1], known)
+    else:
+        reason, remedy = reason.replace("Object missing required field", "missing key"), _REMEDY
+    dotted = ".".join(str(key) for key in keys)
+    line = _line(text, keys)
+    return ConfigError(path, line or dotted, f"{dotted}: {reason}" if line and dotted else reason, remedy)
+
+
+def _keys(place: str) -> tuple[str | int, ...]:
+    """``.sensors[0].role`` to ("sensors", 0, "role")."""
+    return tuple(int(index) if index else name for name, index in re.findall(r"\.?([\w-]+)|\[(\d+)\]", place))
+
+
+def _known(keys: Iterable[str | int]) -> tuple[str, ...]:
+    """Fields of the struct that a path of keys leads to."""
+    struct: type[msgspec.Struct] = Config
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        kind = next(field.type for field in msgspec.structs.fields(struct) if field.name == key)
+        struct = next(part for part in (kind, *get_args(kind)) if hasattr(part, "__struct_fields__"))
+    return struct.__struct_fields__
+
+
+def _suggest(key: str, known: tuple[str, ...]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known here: {', '.join(known)}"
+
+
+class _Place(NamedTuple):
+    """Where a key or a table's header stands."""
+
+    keys: tuple[str | int, ...]
+    line: int
+
+
+_TABLE = re.compile(r"\s*(\[\[?)\s*([\w.\s\"'-]+?)\s*\]")
+_KEY = re.compile(r"\s*([\w.\"'-]+)\s*=")
+
+
+def _places(text: str) -> Iterable[_Place]:
+    """Every line that starts a table or sets a key. Enough for this file's keys: a line inside a multi-line string
+    may look like one, and can then at worst give a message a wrong line.
+    """
+    table: tuple[str | int, ...] = ()
+    arrays: Counter[tuple[str, ...]] = Counter()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _TABLE.match(line):
+            names = _names(header[2])
+            table = names
+            if header[1] == "[[":
+                table = (*names, arrays[names])
+                arrays[names] += 1
+            yield _Place(table, number)
+        elif key := _KEY.match(line):
+            yield _Place((*table, *_names(key[1])), number)
+
+
+def _names(dotted: str) -> tuple[str, ...]:
+    return tuple(name.strip().strip("\"'") for name in dotted.split("."))
+
+
+def _line(text: str, keys: tuple[str | int, ...]) -> int | None:
+    """Line of a key, or of the innermost table around it that has one."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    for place in _places(text):
+        for depth in range(1, len(place.keys) + 1):
+            lines.setdefault(place.keys[:depth], place.line)
+    while keys and keys not in lines:
+        keys = keys[:-1]
+    return lines.get(keys)
+
+
+def example_config() -> str:
+    """A whole file with every key, its meaning and its default."""
+    return _EXAMPLE
+
+
+_EXAMPLE = """\
+# Configuration of affectd, read by `affectd run --config FILE`; `affectd config check FILE` tells whether it is right.
+
+[inference]
+# Model bundle; without this line the one shipped with affectd.
+# bundle = "/etc/affectd/my-model.affect"
+# "auto" takes the first TFLite runtime that is installed; else "ai-edge-litert" or "tflite-runtime".
+runtime = "auto"
+# Threads of the runtime. One is enough: a window is classified in milliseconds.
+threads = 1
+
+[recording]
+# Where the raw notifications go, one file per run, for the owner's eyes only.
+directory = "/var/lib/affectd/recordings"
+# A power cut takes at most the data of this many seconds.
+fsync_s = 5.0
+
+# One [[sensors]] table for each paired sensor, at most one per role.
+[[sensors]]
+# What affectd takes from it: "ecg" (chest) or "eda" (wrist).
+role = "ecg"
+# What people call it.
+name = "chest strap"
+# Bluetooth address, in upper case; `affectd-pair list` shows it.
+address = "A0:9E:1A:00:00:01"
+# How it speaks: "polar-pmd-ecg" (Polar H10) or "open-eda".
+protocol = "polar-pmd-ecg"
+
+[[sensors]]
+role = "eda"
+name = "wristband"
+address = "A0:9E:1A:00:00:02"
+protocol = "open-eda"
+
+# A sink without a table is off.
+[sinks.jsonl]
+# One line of JSON per prediction, appended, for the owner's eyes only.
+path = "/var/lib/affectd/predictions.jsonl"
+# Predictions that may wait for the disk; beyond it the oldest is dropped and counted.
+queue = 256
+"""

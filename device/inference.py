@@ -1,0 +1,317 @@
+"""Run a bundle's network on one window and say what it found, or why it abstains.
+
+It knows nothing of sensors, time bases or sinks. The one file that imports a TFLite runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from device.bundle import MODEL, Bundle, TensorSpec, mask_name
+from device.errors import BundleError, InferenceError
+from device.pipeline.model_input import Baseline, model_input
+from device.pipeline.spec import MODALITIES
+from device.pipeline.types import Window
+
+Float32 = npt.NDArray[np.float32]
+Stored = npt.NDArray[np.int8] | Float32
+"""Values as a tensor of the file holds them."""
+Reason = Literal["warming_up", "gap", "contact", "quality", "out_of_range", "uncertain"]
+
+RUNTIMES = ("ai-edge-litert", "tflite-runtime")
+"""In the order ``auto`` tries them: LiteRT runs the same int8 file 2-4 x faster."""
+INSTALL = {
+    "ai-edge-litert": "pip install 'affectd[device]'",
+    "tflite-runtime": "pip install 'affectd[tflite-runtime]' on Python 3.11 or before",
+}
+BANNER = b"INFO: Created TensorFlow Lite XNNPACK delegate"
+"""A line that LiteRT's C++ side writes to stderr for every interpreter."""
+INT8_MIN, INT8_MAX = -128, 127
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one window says."""
+
+    index: int
+    """The window's index."""
+    start: float
+    """Host time of the window's start in s."""
+    stop: float
+    """Host time of the window's end in s."""
+    label: str | None
+    """Most probable label; None where abstained."""
+    probabilities: dict[str, float] | None
+    """Per label; None where the network was not run."""
+    modalities: tuple[str, ...]
+    """Which the network has seen."""
+    abstained: Reason | None
+    """Why there is no label; see ``Classifier.classify``."""
+    sqi: dict[str, float]
+    """Per modality that covers the window."""
+    problems: dict[str, tuple[str, ...]]
+    """Per modality with any: its quality's problems, why it is missing, or ``out_of_range``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, ready for any JSON encoder."""
+        problems = {modality: list(names) for modality, names in self.problems.items()}
+        return {**asdict(self), "modalities": list(self.modalities), "problems": problems}
+
+
+class Classifier:
+    """One bundle on one runtime. Not for two threads at once."""
+
+    def __init__(self, bundle: Bundle, runtime: str = "auto", threads: int = 1) -> None:
+        """Load the network.
+
+        ``runtime`` is ``auto`` or a member of ``RUNTIMES``. Raises InferenceError where it cannot run here and
+        BundleError where the tflite file is not what the manifest says.
+        """
+        if threads < 1:
+            raise InferenceError(f"{threads} threads", "give 1 or more")
+        self.bundle = bundle
+        self.runtime, interpreter_type = _import_runtime(runtime)
+        self._interpreter = _load(bundle, self.runtime, interpreter_type, threads)
+        self._index = _tensor_indices(bundle, self._interpreter)
+        inputs = bundle.manifest.inputs
+        self._absent = {m: quantize(np.zeros(inputs[m].shape, np.float32), inputs[m]) for m in MODALITIES}
+
+    def logits(self, arrays: Mapping[str, Float32]) -> Float32:
+        """Logits (n_outputs,) of float32 arrays (n_chans, n_times); a modality without a key is absent.
+
+        An absent modality enters as zeros with mask 0. Raises InferenceError for what is not the network's input.
+        """
+        manifest = self.bundle.manifest
+        self._check(arrays)
+        for m in MODALITIES:
+            tensor = manifest.inputs[m]
+            value = _file_layout(quantize(arrays[m], tensor)) if m in arrays else self._absent[m]
+            self._interpreter.set_tensor(self._index[m], value)
+        mask = np.array([[m in arrays for m in MODALITIES]], np.float32)
+        self._interpreter.set_tensor(self._index["mask"], quantize(mask, manifest.inputs["mask"]))
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise InferenceError(f"{self.bundle.path}: the network stopped: {error}", "try another runtime") from error
+        stored = self._interpreter.get_tensor(self._index["output"])
+        return dequantize(stored.reshape(-1), manifest.output)
+
+    def probabilities(self, arrays: Mapping[str, Float32]) -> Float32:
+        """Probabilities (n_outputs,): softmax of ``logits`` over the temperature of the mask."""
+        temperature = self.bundle.manifest.temperature[mask_name(tuple(arrays))]
+        return _softmax(self.logits(arrays) / np.float32(temperature))
+
+    def classify(self, window: Window, baseline: Baseline | None = None) -> Prediction:
+        """Prediction for one window.
+
+        A modality is left out where it is missing, where its sqi is below the spec's ``sqi_min``, and where more than
+        ``max_clipped_share`` of its input is clipped. With none left it abstains, with the first of these that holds:
+
+        1. ``warming_up``   no modality covers the window, all because they have just started
+        2. ``gap``          no modality covers the window
+        3. ``contact``      none is good enough, one of them for want of skin contact
+        4. ``quality``      none is good enough
+        5. ``out_of_range`` the good ones lie outside what the network was calibrated for
+        6. ``uncertain``    the largest probability is below ``min_probability``; the probabilities are given
+
+        Raises PipelineError where the spec needs the wearer's resting baseline and none is given.
+        """
+        manifest = self.bundle.manifest
+        problems = {m: window.quality[m].problems for m in window.data if window.quality[m].problems}
+        problems |= {m: (reason,) for m, reason in window.missing.items()}
+        good = {m: window.data[m] for m in MODALITIES if _is_good(window, m, manifest.spec.sqi_min)}
+        if not good:
+            return self._prediction(window, problems, abstained=_why_none(window))
+        inputs = model_input(good, manifest.spec, baseline)
+        far = {m for m in good if inputs.clipped[m] > manifest.thresholds.max_clipped_share}
+        problems |= {m: (*problems.get(m, ()), "out_of_range") for m in far}
+        arrays = {m: inputs.arrays[m] for m in good if m not in far}
+        if not arrays:
+            return self._prediction(window, problems, abstained="out_of_range")
+        return self._prediction(window, problems, tuple(arrays), self.probabilities(arrays))
+
+    def _prediction(
+        self,
+        window: Window,
+        problems: dict[str, tuple[str, ...]],
+        modalities: tuple[str, ...] = (),
+        probabilities: Float32 | None = None,
+        abstained: Reason | None = None,
+    ) -> Prediction:
+        """Name the outputs, and abstain where none of them is probable enough."""
+        manifest, label, named = self.bundle.manifest, None, None
+        if probabilities is not None:
+            named = dict(zip(manifest.labels, probabilities.tolist(), strict=True))
+            label = max(named, key=named.__getitem__)
+            if named[label] < manifest.thresholds.min_probability:
+                label, abstained = None, "uncertain"
+        return Prediction(
+            index=window.index,
+            start=float(window.start),
+            stop=float(window.start) + manifest.spec.window_s,
+            label=label,
+            probabilities=named,
+            modalities=modalities,
+            abstained=abstained,
+            sqi={m: float(quality.sqi) for m, quality in window.quality.items()},
+            problems={m: tuple(problems[m]) for m in MODALITIES if m in problems},
+        )
+
+    def _check(self, arrays: Mapping[str, Float32]) -> None:
+        """Known modalities, at least one, each of the network's shape and free of NaN (which int8 cannot say)."""
+        remedy = "build the arrays with device.pipeline.model_input and the bundle's spec"
+        if not arrays or not set(arrays) <= set(MODALITIES):
+            raise InferenceError(
+                f"modalities {sorted(arrays)} where some of {', '.join(MODALITIES)} are needed", remedy
+            )
+        for m, array in arrays.items():
+            _, _, n_times, n_chans = self.bundle.manifest.inputs[m].shape
+            if array.shape != (n_chans, n_times):
+                raise InferenceError(f"{m} of shape {array.shape} where {(n_chans, n_times)} is needed", remedy)
+            if np.isnan(array).any():
+                raise InferenceError(f"{m} holds NaN", remedy)
+
+
+def quantize(values: Float32, tensor: TensorSpec) -> Stored:
+    """Real values as the tensor stores them, of any shape; for a float32 tensor the values themselves.
+
+    Rounds to nearest and saturates: without the clip NumPy's cast would wrap 127.6 to -128.
+    """
+    if tensor.dtype == "float32":
+        return np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):  # an overflow is infinite and saturates like any large value
+        steps = np.asarray(values, np.float32) / np.float32(tensor.scale)
+    np.rint(steps, out=steps)
+    steps += np.float32(tensor.zero_point)
+    return np.clip(steps, INT8_MIN, INT8_MAX, out=steps).astype(np.int8)
+
+
+def dequantize(stored: Stored, tensor: TensorSpec) -> Float32:
+    """Real values (float32) of a stored tensor of any shape."""
+    if tensor.dtype == "float32":
+        return np.asarray(stored, np.float32)
+    return (stored.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+
+
+def _file_layout(stored: Stored) -> Stored:
+    """(n_chans, n_times) to the file's (1, 1, n_times, n_chans): the only place that knows the file's layout.
+
+    Stacked from its rows: 8 x faster than a contiguous copy of the transpose, which was most of ``logits``' own time.
+    """
+    layout: Stored = np.stack(tuple(stored), axis=-1)[np.newaxis, np.newaxis]
+    return layout
+
+
+def _softmax(logits: Float32) -> Float32:
+    """(n_outputs,) probabilities; the largest logit is taken off first, so that none overflows."""
+    powers = np.exp(logits - logits.max())
+    return np.asarray(powers / powers.sum(), np.float32)
+
+
+def _is_good(window: Window, modality: str, sqi_min: float) -> bool:
+    """Whether a modality covers the window with enough quality."""
+    return modality in window.data and window.quality[modality].sqi >= sqi_min
+
+
+def _why_none(window: Window) -> Reason:
+    """Why no modality of a window is good; the order is that of ``Classifier.classify``."""
+    if not window.data:
+        reasons = set(window.missing.values())
+        return "warming_up" if reasons == {"warming_up"} else "gap"
+    contact = any("contact" in window.quality[m].problems for m in window.data)
+    return "contact" if contact else "quality"
+
+
+def _import_runtime(runtime: str) -> tuple[str, Any]:
+    """(name, Interpreter type) of the runtime asked for, or of the first that is installed."""
+    if runtime != "auto" and runtime not in RUNTIMES:
+        raise InferenceError(f"unknown runtime {runtime!r}", f"choose auto, {' or '.join(RUNTIMES)}")
+    failures = []
+    for name in RUNTIMES if runtime == "auto" else (runtime,):
+        try:
+            return name, _interpreter_type(name)
+        except ImportError as error:
+            failures.append(f"{name} cannot be imported ({error})")
+    remedy = INSTALL[RUNTIMES[0] if runtime == "auto" else runtime]
+    raise InferenceError(", ".join(failures), remedy)
+
+
+def _interpreter_type(runtime: str) -> Any:
+    """The runtime's Interpreter; imported here because neither needs to be installed."""
+    if runtime == "ai-edge-litert":
+        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
+    else:
+        from tflite_runtime.interpreter import Interpreter  # type: ignore[import-untyped]
+    return Interpreter
+
+
+def _load(bundle: Bundle, runtime: str, interpreter_type: Any, threads: int) -> Any:
+    """An interpreter with its memory allocated."""
+    try:
+        with _without_banner():
+            interpreter = interpreter_type(model_content=bundle.model, num_threads=threads)
+            interpreter.allocate_tensors()
+    except SystemError as error:  # what tflite-runtime 2.14, compiled for numpy 1, ends in under numpy 2
+        version = importlib.metadata.version("numpy")
+        remedy = f"pip install 'numpy<2', or use {RUNTIMES[0]}: {INSTALL[RUNTIMES[0]]}"
+        raise InferenceError(f"{runtime} does not work with numpy {version}", remedy) from error
+    except (ValueError, RuntimeError) as error:
+        reason = f"{runtime} does not load it: {error}"
+        raise BundleError(bundle.path, MODEL, reason, "use the other runtime or build the bundle again") from error
+    return interpreter
+
+
+@contextlib.contextmanager
+def _without_banner() -> Iterator[None]:
+    """Hold back what is written to file descriptor 2 and let it go afterwards, less the runtime's banner."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed: nobody would read the banner
+        yield
+        return
+    with os.fdopen(os.memfd_create("stderr"), "r+b") as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if not line.startswith(BANNER)))
+
+
+def _tensor_indices(bundle: Bundle, interpreter: Any) -> dict[str, int]:
+    """Index in the file of each input and of the output, found by name and compared with the manifest."""
+    manifest = bundle.manifest
+    inputs = {detail["name"]: detail for detail in interpreter.get_input_details()}
+    outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
+    if len(inputs) != len(manifest.inputs) or len(outputs) != 1:
+        reason = f"has inputs {sorted(inputs)} and outputs {sorted(outputs)} where the manifest has 3 and 1"
+        raise BundleError(bundle.path, MODEL, reason, "build the bundle again with affectd-quantize")
+    wanted = [(f"inputs.{key}", tensor, inputs) for key, tensor in manifest.inputs.items()]
+    wanted.append(("output", manifest.output, outputs))
+    return {place.rpartition(".")[2]: _match(bundle.path, place, tensor, found) for place, tensor, found in wanted}
+
+
+def _match(path: str, place: str, tensor: TensorSpec, found: Mapping[str, Mapping[str, Any]]) -> int:
+    """Index of the tensor, once all that the manifest says of it is true of the file."""
+    remedy = "build the bundle again with affectd-quantize"
+    if tensor.name not in found:
+        reason = f"manifest names {tensor.name!r}, the file has {sorted(found)}"
+        raise BundleError(path, f"{MODEL} {place}", reason, remedy)
+    detail = found[tensor.name]
+    scale, zero_point = detail["quantization"]
+    in_file = (tuple(int(n) for n in detail["shape"]), np.dtype(detail["dtype"]).name, float(scale), int(zero_point))
+    said = (tensor.shape, tensor.dtype, tensor.scale, tensor.zero_point)
+    if in_file != said:
+        reason = f"manifest says (shape, dtype, scale, zero_point) {said}, the file has {in_file}"
+        raise BundleError(path, f"{MODEL} {place}", reason, remedy)
+    return int(detail["index"])

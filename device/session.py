@@ -1,0 +1,161 @@
+"""The synchronous heart: notifications in, predictions out. Daemon, replay, demo and tests all use this one.
+
+It knows nothing of radios, files, clocks or asyncio.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from device.bundle import Bundle, check_streams
+from device.errors import BundleError
+from device.inference import Classifier, Prediction
+from device.notification import Notification
+from device.pipeline.assemble import Assembler, StreamStats
+from device.pipeline.model_input import Baseline
+from device.pipeline.pipeline import Pipeline
+from device.pipeline.spec import SignalSpec
+from device.pipeline.types import Chunk, Window
+from firmware_bridge.errors import DecodeError
+from firmware_bridge.packet import StreamInfo
+from firmware_bridge.protocols import decode
+
+DEFAULT_BUNDLE = Path(__file__).with_name("bundles") / "default.affect"
+"""The bundle shipped with affectd."""
+
+Listener = Callable[[Chunk | Window], None]
+"""Sees what flows inside: each raw Chunk in physical units, each Window before it is classified."""
+
+
+class Classifies(Protocol):
+    """What a session asks of a network; :class:`device.inference.Classifier` is one."""
+
+    def classify(self, window: Window, baseline: Baseline | None = None) -> Prediction:
+        """Prediction for one window."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """One stream since its start."""
+
+    notifications: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    """Notifications that do not follow the protocol, by reason; the stream goes on after each."""
+    last_bad: DecodeError | None = None
+    assembly: StreamStats = field(default_factory=StreamStats)
+    """Samples, gaps, fitted rate."""
+
+
+class Session:
+    """decode, assemble, filter, window, classify: one ``push`` per notification.
+
+    Parameters
+    ----------
+    classifier : Classifies
+    spec : SignalSpec
+        The classifier's own.
+    streams : mapping of stream name to StreamInfo
+        At most one per modality. Raises BundleError where they cannot give what the spec asks for.
+    baseline : Baseline, optional
+        The wearer's, where the spec needs one.
+    listener : callable, optional
+    """
+
+    def __init__(
+        self,
+        classifier: Classifies,
+        spec: SignalSpec,
+        streams: Mapping[str, StreamInfo],
+        baseline: Baseline | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        check_streams(spec, streams.values())
+        self._classifier = classifier
+        self._baseline = baseline
+        self._listener = listener or (lambda _: None)
+        self._assemblers = {name: Assembler(info) for name, info in streams.items()}
+        self._pipeline = Pipeline(spec, {info.modality: info.sfreq for info in streams.values()})
+        self.stats = {name: Counts(assembly=part.stats) for name, part in self._assemblers.items()}
+
+    def push(self, notification: Notification) -> list[Prediction]:
+        """One notification to the predictions that are now certain; bytes that are no packet are only counted."""
+        counts = self.stats[notification.stream]
+        assembler = self._assemblers[notification.stream]
+        counts.notifications += 1
+        try:
+            packet = decode(assembler.info.protocol, notification.data)
+        except DecodeError as error:
+            counts.bad[error.reason] += 1
+            counts.last_bad = error
+            return []
+        predictions: list[Prediction] = []
+        for chunk in assembler.push(packet, notification.host_ns):
+            self._listener(chunk)
+            predictions += self._classify(self._pipeline.push(chunk))
+        return predictions
+
+    def flush(self) -> list[Prediction]:
+        """At the end: predictions for the windows some modality still covers."""
+        return self._classify(self._pipeline.flush())
+
+    def _classify(self, windows: Iterable[Window]) -> list[Prediction]:
+        predictions = []
+        for window in windows:
+            self._listener(window)
+            predictions.append(self._classifier.classify(window, self._baseline))
+        return predictions
+
+
+def open_session(
+    bundle: Bundle,
+    streams: Mapping[str, StreamInfo],
+    *,
+    runtime: str = "auto",
+    threads: int = 1,
+    baseline: Baseline | None = None,
+    listener: Listener | None = None,
+) -> Session:
+    """Session on a bundle's network; raises BundleError or InferenceError where it cannot run with these streams."""
+    check_streams(bundle.manifest.spec, streams.values(), bundle.path)
+    if bundle.manifest.spec.needs_baseline and baseline is None:
+        remedy = "use a bundle that works without"
+        raise BundleError(bundle.path, "spec", "needs the wearer's resting baseline, and there is none", remedy)
+    return Session(Classifier(bundle, runtime, threads), bundle.manifest.spec, streams, baseline, listener)
+
+
+class Tally:
+    """Counts predictions for a summary."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.abstentions: Counter[str] = Counter()
+        self.modalities: Counter[str] = Counter({"ecg+eda": 0, "ecg": 0, "eda": 0})
+        """Predictions by the modalities the network saw."""
+
+    @property
+    def predictions(self) -> int:
+        """Windows with a label."""
+        return self.windows - self.abstentions.total()
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one."""
+        self.windows += 1
+        if prediction.abstained is not None:
+            self.abstentions[prediction.abstained] += 1
+        else:
+            self.modalities["+".join(prediction.modalities)] += 1
+
+    def to_json(self, realtime_factor: float, bundle_sha256: str) -> dict[str, object]:
+        """The summary that ``--json`` prints."""
+        return {
+            "windows": self.windows,
+            "predictions": self.predictions,
+            "abstentions": dict(self.abstentions),
+            "modalities": dict(self.modalities),
+            "realtime_factor": round(realtime_factor, 1),
+            "bundle_sha256": bundle_sha256,
+        }

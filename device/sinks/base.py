@@ -1,0 +1,80 @@
+"""What a sink is, and the bounded queue that stands before each one.
+
+It knows nothing of where a sink sends things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+from device.inference import Prediction
+
+CLOSE_TIMEOUT_S = 3.0
+"""What is still queued at the end has this long: a clean stop takes under 5 s in all."""
+
+_log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Takes one prediction at a time, as slowly as it must."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs."""
+
+    async def publish(self, prediction: Prediction) -> None:
+        """Send one prediction; any error is counted, and the next prediction is tried anew."""
+
+    async def close(self) -> None:
+        """Flush and let go; ``publish`` is not called again."""
+
+
+class QueuedSink:
+    """A sink behind a queue: ``put`` never waits, and drops the oldest prediction where the queue is full, because
+    the newest is the one somebody looks at and every one can be had again by replaying the recording.
+    """
+
+    def __init__(self, sink: Sink, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a queue of {size}")
+        self.sink = sink
+        self.published = self.dropped = self.failed = 0
+        self._queue: deque[Prediction] = deque(maxlen=size)
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    def put(self, prediction: Prediction) -> None:
+        """Queue one prediction, at once."""
+        self.dropped += len(self._queue) == self._queue.maxlen
+        self._queue.append(prediction)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until ``close``; one task calls this."""
+        while not (self._closing and not self._queue):
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._publish(self._queue.popleft())
+
+    async def _publish(self, prediction: Prediction) -> None:
+        try:
+            await self.sink.publish(prediction)
+            self.published += 1
+        except Exception as error:  # a sink's own trouble, whatever it is, must not end the others
+            self.failed += 1
+            _log.warning("sink %s: prediction %d: %s", self.sink.name, prediction.index, error)
+
+    async def close(self, task: asyncio.Task[None], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Let the task of ``run`` finish the queue, for a while, then close the sink."""
+        self._closing = True
+        self._wake.set()
+        _, late = await asyncio.wait([task], timeout=timeout_s)
+        if late:
+            task.cancel()
+            await asyncio.wait([task])
+        await self.sink.close()

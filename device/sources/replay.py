@@ -1,0 +1,36 @@
+"""A recording as a source: the same notifications with the same host times, as fast as wanted.
+
+It knows nothing of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+from device.notification import Notification
+from device.recording import RecordingReader
+from device.sources.base import paced
+from firmware_bridge.packet import StreamInfo
+
+
+class ReplaySource:
+    """Plays one recording; ``speed`` in times of real time, None for as fast as possible."""
+
+    def __init__(self, path: Path, *, speed: float | None = None, recover: bool = False) -> None:
+        self.reader = RecordingReader(path, recover=recover)
+        self.speed = speed
+
+    @property
+    def name(self) -> str:
+        """The recording's file."""
+        return str(self.reader.path)
+
+    @property
+    def streams(self) -> Mapping[str, StreamInfo]:
+        """Streams of the recording's header."""
+        return self.reader.streams
+
+    def notifications(self) -> AsyncGenerator[Notification, None]:
+        """Every notification, in the order of arrival; raises RecordingError at a damaged record."""
+        return paced(self.reader, self.speed)

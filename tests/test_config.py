@@ -1,0 +1,95 @@
+"""A configuration is taken as written or refused with its line and what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from device.config import Config, example_config, load_config, parse_config
+from device.errors import ConfigError
+
+SENSOR = """\
+[[sensors]]
+role = "ecg"
+name = "chest"
+address = "A0:9E:1A:00:00:01"
+protocol = "polar-pmd-ecg"
+"""
+WRIST = """\
+[[sensors]]
+role = "eda"
+name = "wrist"
+address = "A0:9E:1A:00:00:02"
+protocol = "open-eda"
+"""
+
+
+def test_the_example_is_right_and_holds_the_defaults() -> None:
+    example = parse_config(example_config())
+    minimal = parse_config(SENSOR + WRIST)
+    assert example.inference == minimal.inference
+    assert example.recording == minimal.recording
+    assert [sensor.role for sensor in example.sensors] == ["ecg", "eda"]
+    assert example.sinks.jsonl is not None and example.sinks.jsonl.queue == 256
+
+
+def test_the_example_names_every_key() -> None:
+    named = set(re.findall(r"^#? ?(\w+) = ", example_config(), re.MULTILINE))
+    parts = (*Config.__struct_fields__, "jsonl")
+    example = parse_config(example_config())
+    assert example.sinks.jsonl is not None
+    structs = (example.inference, example.recording, example.sinks.jsonl, example.sensors[0])
+    keys = {key for struct in structs for key in struct.__struct_fields__}
+    assert keys - named == {"serial"}  # optional: pairing fills it in
+    assert set(re.findall(r"^\[+([\w.]+)\]", example_config(), re.MULTILINE)) == {
+        *(part for part in parts if part not in ("sinks", "jsonl")),
+        "sinks.jsonl",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            SENSOR + "[recording]\nfsnyc_s = 1\n",
+            "line 7: recording.fsnyc_s: unknown key 'fsnyc_s'; did you mean 'fsync_s'?",
+        ),
+        (SENSOR + "[recordin]\n", "line 6: recordin: unknown key 'recordin'; did you mean 'recording'?"),
+        (
+            SENSOR + "[sinks.jsonl]\npath = 'x'\nzzz = 1\n",
+            "line 8: sinks.jsonl.zzz: unknown key 'zzz'; known here: path, queue",
+        ),
+        (SENSOR + WRIST + "rol = 'eda'\n", "line 11: sensors.1.rol: unknown key 'rol'; did you mean 'role'?"),
+        (SENSOR + "[recording]\n\nfsync_s = 'often'\n", "line 8: recording.fsync_s: Expected `float`, got `str`"),
+        (SENSOR + "[recording]\nfsync_s = 0\n", "line 7: recording.fsync_s: Expected `float` > 0"),
+        (SENSOR + "[inference]\nruntime = 'torch'\n", "line 7: inference.runtime: Invalid enum value 'torch'"),
+        (SENSOR + "[sinks.jsonl]\n", "line 6: sinks.jsonl: missing key `path`"),
+        ("[recording]\nfsync_s = 1\n", "missing key `sensors`"),
+        ("sensors = []\n", "no sensor: at least one"),
+        (SENSOR + SENSOR, "2 sensors with role 'ecg'"),
+        (SENSOR + WRIST.replace("wrist", "chest"), "2 sensors with name 'chest'"),
+        (SENSOR + WRIST.replace(":02", ":01"), "2 sensors with address 'A0:9E:1A:00:00:01'"),
+        (SENSOR.replace("polar-pmd-ecg", "polar"), "line 1: sensors.0: unknown protocol 'polar'"),
+        (SENSOR.replace('"ecg"', '"eda"'), "line 1: sensors.0: role 'eda' with protocol 'polar-pmd-ecg'"),
+        (SENSOR + "[recording\n", "line 6: not TOML: "),
+        (SENSOR + "name = 'twice'\n", "line 6: not TOML: Cannot overwrite a value"),
+        ("a = " + "[" * 5000, "not TOML"),
+    ],
+)
+def test_wrong_files_are_refused_with_their_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, Path("c.toml"))
+    assert str(caught.value).startswith("c.toml: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No such file.*config example"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 5"):
+        load_config(tmp_path / "latin.toml")

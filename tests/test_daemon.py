@@ -1,0 +1,204 @@
+"""The daemon's flow from scripted sources to the recording and the sinks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import tiny_bundle
+
+from device.config import Config, InferenceConfig, JsonlConfig, RecordingConfig, SinksConfig
+from device.daemon import run
+from device.errors import BundleError, DeviceError, SourceError
+from device.notification import Notification
+from device.pipeline.spec import default_spec
+from device.recording import RecordingReader
+from device.session import open_session
+from device.sources.virtual import VirtualSensor, VirtualSource, notifications
+from firmware_bridge.packet import StreamInfo
+from firmware_bridge.registry import Sensor
+
+SECONDS = 100.0
+RNG = np.random.default_rng(5)
+CHEST = VirtualSensor("chest", "polar-pmd-ecg", RNG.normal(0, 0.3, round(SECONDS * 130)), 130.0)
+EDA = 5 + RNG.normal(0, 0.01, round((SECONDS - 8) * 8)).cumsum()  # ends early: the last windows wait for it in vain
+WRIST = VirtualSensor("wrist", "open-eda", EDA, 8.0)
+SENT = list(notifications([CHEST, WRIST]))
+INFOS = {"chest": CHEST.info(), "wrist": WRIST.info()}
+
+
+class Scripted:
+    """A source that gives what it is told, then ends, raises, or waits for ever."""
+
+    def __init__(self, name: str, sent: Iterable[Notification], end: Exception | str | None = None) -> None:
+        self.name = name
+        self.sent = list(sent)
+        self.end = end
+        self.closed = False
+
+    @property
+    def streams(self) -> Mapping[str, StreamInfo]:
+        return {self.name: INFOS[self.name]}
+
+    async def notifications(self) -> AsyncGenerator[Notification, None]:
+        try:
+            for notification in self.sent:
+                yield notification
+                await asyncio.sleep(0)
+            if isinstance(self.end, Exception):
+                raise self.end
+            if self.end == "wait":
+                await asyncio.Event().wait()
+        finally:
+            self.closed = True
+
+
+def of(name: str) -> list[Notification]:
+    return [n for n in SENT if n.stream == name]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    tiny_bundle(tmp_path / "tiny.affect")
+    return Config(
+        sensors=(Sensor(role="ecg", name="chest", address="A0:9E:1A:00:00:01", protocol="polar-pmd-ecg"),),
+        inference=InferenceConfig(bundle=str(tmp_path / "tiny.affect")),
+        recording=RecordingConfig(directory=str(tmp_path / "recordings"), fsync_s=0.01),
+        sinks=SinksConfig(jsonl=JsonlConfig(path=str(tmp_path / "out.jsonl"))),
+    )
+
+
+def recorded(config: Config) -> list[Notification]:
+    (path,) = Path(config.recording.directory).iterdir()
+    reader = RecordingReader(path)
+    records = list(reader)
+    assert reader.closed
+    return records
+
+
+def published(config: Config) -> list[dict[str, object]]:
+    assert config.sinks.jsonl is not None
+    return [json.loads(line) for line in Path(config.sinks.jsonl.path).read_text().splitlines()]
+
+
+def test_what_the_sensors_send_is_recorded_and_predicted(config: Config) -> None:
+    stats = asyncio.run(run(config, sources=[VirtualSource([CHEST, WRIST])], stop=asyncio.Event()))
+    assert recorded(config) == SENT
+    assert config.inference.bundle is not None
+    session = open_session(tiny_bundle(Path(config.inference.bundle)), INFOS)
+    expected = [p for n in SENT for p in session.push(n)] + session.flush()
+    assert published(config) == [json.loads(json.dumps(p.to_json())) for p in expected]
+    assert len(expected) >= 5
+    assert stats["chest"].assembly.samples == session.stats["chest"].assembly.samples
+
+
+def test_a_bad_packet_is_counted_recorded_and_the_stream_goes_on(config: Config) -> None:
+    bad = Notification("chest", SENT[200].host_ns, b"\x00\x01")
+    sent = [*SENT[:200], bad, *SENT[200:]]
+
+    class Both(Scripted):
+        streams = INFOS
+
+    stats = asyncio.run(run(config, sources=[Both("both", sent)], stop=asyncio.Event()))
+    assert recorded(config) == sent
+    assert stats["chest"].bad.total() == 1
+    assert stats["wrist"].bad.total() == 0
+    assert stats["chest"].assembly.gaps == 0
+    assert len(published(config)) >= 5
+
+
+def test_a_source_that_fails_stops_no_other(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    failing = Scripted("wrist", of("wrist")[:5], SourceError("wrist", "is another", "pair it"))
+    asyncio.run(run(config, sources=[failing, Scripted("chest", of("chest"))], stop=asyncio.Event()))
+    assert len([n for n in recorded(config) if n.stream == "chest"]) == len(of("chest"))
+    assert "source wrist ends: wrist: is another; pair it" in caplog.text
+
+
+def test_an_unforeseen_error_of_a_source_stops_no_other(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    failing = Scripted("wrist", of("wrist")[:5], ZeroDivisionError("oops"))
+    asyncio.run(run(config, sources=[failing, Scripted("chest", of("chest"))], stop=asyncio.Event()))
+    assert len([n for n in recorded(config) if n.stream == "chest"]) == len(of("chest"))
+    assert "source wrist ends" in caplog.text
+
+
+def test_the_end_of_every_source_by_error_is_an_error(config: Config) -> None:
+    sources = [Scripted(name, [], SourceError(name, "is another", "pair it")) for name in INFOS]
+    with pytest.raises(SourceError, match="is another"):
+        asyncio.run(run(config, sources=sources, stop=asyncio.Event()))
+    assert recorded(config) == []
+
+
+def test_a_stop_closes_the_sources_and_the_recording(config: Config) -> None:
+    sources = [Scripted(name, of(name)[:20], "wait") for name in INFOS]
+
+    async def scenario() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(run(config, sources=sources, stop=stop))
+        while not all(Path(config.recording.directory).glob("*")) or len(asyncio.all_tasks()) < 4:
+            await asyncio.sleep(0)
+        stop.set()
+        await running
+
+    asyncio.run(scenario())
+    assert all(source.closed for source in sources)
+    recorded(config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_clean_stop(config: Config, number: int) -> None:
+    class Signalling(Scripted):
+        async def notifications(self) -> AsyncGenerator[Notification, None]:
+            for notification in self.sent:
+                yield notification
+            os.kill(os.getpid(), number)
+            await asyncio.Event().wait()
+
+    asyncio.run(run(config, sources=[Signalling("wrist", of("wrist"))]))
+    assert recorded(config) == of("wrist")
+
+
+def test_a_second_daemon_is_refused(config: Config) -> None:
+    async def scenario() -> None:
+        stop = asyncio.Event()
+        first = asyncio.create_task(run(config, sources=[Scripted("wrist", [], "wait")], stop=stop))
+        while not Path(config.recording.directory).exists():
+            await asyncio.sleep(0)
+        try:
+            with pytest.raises(DeviceError, match="another affectd records here"):
+                await run(config, sources=[Scripted("wrist", [])], stop=asyncio.Event())
+        finally:
+            stop.set()
+            await first
+
+    asyncio.run(scenario())
+
+
+def test_a_missing_bundle_stops_the_start(config: Config) -> None:
+    import msgspec
+
+    missing = msgspec.structs.replace(config, inference=InferenceConfig(bundle="/none.affect"))
+    with pytest.raises(BundleError, match=r"/none\.affect: no such file"):
+        asyncio.run(run(missing, sources=[Scripted("wrist", [])], stop=asyncio.Event()))
+
+
+def test_a_bundle_that_needs_a_baseline_stops_the_start(config: Config) -> None:
+    assert config.inference.bundle is not None
+    tiny_bundle(Path(config.inference.bundle), default_spec(calibrated=True))
+    with pytest.raises(BundleError, match="needs the wearer's resting baseline"):
+        asyncio.run(run(config, sources=[Scripted("wrist", [])], stop=asyncio.Event()))
+
+
+def test_states_are_logged_once_per_change(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    asyncio.run(run(config, sources=[VirtualSource([CHEST, WRIST])], stop=asyncio.Event()))
+    said = [record.message for record in caplog.records if record.message.startswith("predicting from")]
+    assert said
+    assert all(a != b for a, b in itertools.pairwise(said))
