@@ -1,0 +1,50 @@
+"""Layers that survive int8 conversion: (1, k) convolution blocks and the connection between two modalities.
+
+Knows nothing of a whole network or of what the channels mean.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Sequential):
+    """Strided (1, k) convolution, BatchNorm, ReLU: (N, in, 1, T) -> (N, out, 1, T / stride).
+
+    Conv2d and not Conv1d because the converter turns Conv1d into transposes around a Conv2d. The convolution has no
+    bias: BatchNorm, which the converter folds into it, brings one. ``kernel - stride`` must be even, so that the
+    padding is the same on both sides and the length divides cleanly.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
+        if kernel < stride or (kernel - stride) % 2:
+            raise ValueError(f"kernel {kernel} and stride {stride}: kernel - stride must be even and >= 0")
+        padding = (0, (kernel - stride) // 2)
+        super().__init__(
+            nn.Conv2d(n_in, n_out, (1, kernel), stride=(1, stride), padding=padding, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+        )
+
+
+class Connection(nn.Module):
+    """One cross-modal connection: a message from the source's features to the target's, scaled by attention.
+
+    ``message = source_mask * projection(source) * sigmoid(gate(source))``, both 1x1 convolutions; without attention
+    the gate is left out. Source and target have the same length in time by the network's design, so nothing is
+    resampled. The shared, gated intermediate representation is Bhatti et al. 2021 (arXiv 2108.02241), read as
+    "project, gate, add"; the exact form of the gate is a free choice.
+    """
+
+    def __init__(self, n_source: int, n_target: int, *, attention: bool) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(nn.Conv2d(n_source, n_target, (1, 1), bias=False), nn.BatchNorm2d(n_target))
+        self.gate = nn.Conv2d(n_source, n_target, (1, 1)) if attention else None
+
+    def forward(self, source: Tensor, source_mask: Tensor) -> Tensor:
+        """Message (N, n_target, 1, T) from source (N, n_source, 1, T) and its mask (N, 1, 1, 1)."""
+        message: Tensor = self.projection(source)
+        if self.gate is not None:
+            message = message * torch.sigmoid(self.gate(source))
+        return message * source_mask
