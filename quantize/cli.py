@@ -1,0 +1,140 @@
+"""affectd-quantize: a checkpoint in, a verified int8 bundle out.
+
+Knows nothing of how any step is done; turns errors into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from device.bundle import Bundle
+from device.errors import DeviceError
+from device.pipeline.errors import PipelineError
+from quantize.calibrate import PARITY_PER_MASK, PER_MASK
+from quantize.errors import ConvertError, GateError, QuantizeError
+from quantize.report import show
+from train.errors import TrainError
+
+CACHE = Path("~/.cache/affectd/prepared").expanduser()
+"""Where windows prepared from a data set are kept between runs."""
+BAD_INPUT = 2
+"""Exit code for anything the user can put right."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Windows (.npz of affectd-train fit) or data set.",
+)
+@click.option(
+    "--cache", default=CACHE, show_default=True, type=click.Path(path_type=Path), help="For a data set's windows."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle, NAME.affect.")
+@click.option("--results", type=click.Path(path_type=Path), help="LOSO results (JSON) for the card.")
+@click.option("--work", type=click.Path(path_type=Path), help="Keep ONNX, TFLite and log here (else only on failure).")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
+@click.option("--windows", default=PER_MASK, show_default=True, help="Calibration windows for each set of sensors.")
+@click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
+@click.option("--force", is_flag=True, help="Write the bundle even where int8 differs too much; its card says so.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def command(
+    checkpoint: Path,
+    calibration: Path,
+    cache: Path,
+    output: Path,
+    results: Path | None,
+    work: Path | None,
+    seed: int,
+    windows: int,
+    judges: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn CHECKPOINT into a full int8 bundle and prove it equal to the float network, for every set of sensors."""
+    say = Progress()
+    say("start torch")  # seconds, hence not at the top of this file
+    from quantize.calibrate import read_pool
+    from quantize.export import read_checkpoint
+    from quantize.package import Options, build, read_results
+
+    say("read checkpoint and windows")
+    loaded = read_checkpoint(checkpoint)
+    records = read_results(results, loaded) if results else []
+    pool = read_pool(calibration, loaded.spec, cache, say)
+    options = Options(seed, windows, judges, force)
+    with _work(work) as folder:
+        built = build(loaded, pool, output, folder, results=records, options=options, on_step=say)
+    if as_json:
+        print(json.dumps({**built.report, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
+    else:
+        show(Console(), built.bundle, built.report, say.seconds)
+
+
+class Progress:
+    """One line on stderr per step, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._begin
+
+    def __call__(self, step: str) -> None:
+        """Say what begins now."""
+        print(f"[{self.seconds:4.0f} s] {step}", file=sys.stderr, flush=True)
+
+
+def _outcome(bundle: Bundle) -> dict[str, Any]:
+    """What the JSON object says of the file itself."""
+    return {"bundle": bundle.path, "bundle_sha256": bundle.sha256}
+
+
+@contextmanager
+def _work(chosen: Path | None) -> Iterator[Path]:
+    """The folder for intermediate files; one of our own goes away unless an error names a file in it."""
+    folder = chosen or Path(tempfile.mkdtemp(prefix="affectd-quantize-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    keep = chosen is not None
+    try:
+        yield folder
+    except (ConvertError, GateError):
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    try:
+        command(args, prog_name="affectd-quantize")
+    except (QuantizeError, TrainError, DeviceError, PipelineError, OSError) as error:
+        print("\n".join(explain(error)), file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def explain(error: Exception) -> list[str]:
+    """Lines for stderr: the end of the converter's log where it failed, then one clear line."""
+    log = [f"  | {line}" for line in error.last_lines] if isinstance(error, ConvertError) else []
+    return [*log, f"affectd-quantize: {' '.join(str(error).split())}"]
+
+
+if __name__ == "__main__":
+    main()

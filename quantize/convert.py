@@ -1,0 +1,379 @@
+"""ONNX -> full int8 TFLite with onnx2tf, in a child process, and proof from the file itself that it is full int8.
+
+Knows nothing of torch, of where calibration comes from or of bundles. The one file that imports the converter.
+
+The parent writes ``job.json`` and starts ``python -m quantize.convert job.json``; the child converts, reads the
+file's flatbuffer and writes ``result.json``. TensorFlow's memory, warnings and crashes stay in the child.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from device.bundle import TensorSpec
+from quantize.errors import ConvertError
+
+Floats32 = npt.NDArray[np.float32]
+
+INPUTS = ("ecg", "eda", "mask")
+MEAN, STD = 0.0, 1.0
+"""The converter would subtract and divide: model inputs are scaled already."""
+LIMIT_S = 1800.0
+"""The child is killed after this: 50 x what the shipped network takes on one core."""
+N_LAST_LINES = 12
+"""Lines of the log shown on failure: a Python traceback's last frames and its message."""
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Terminal colours, which the converter writes into its log."""
+REMEDY_LOG = "its last words say what it could not do"
+LOG, JOB, RESULT = "convert.log", "job.json", "result.json"
+SUFFIX = "_full_integer_quant.tflite"
+"""What onnx2tf calls its int8 file with int8 inputs and outputs."""
+INTEGER = ("INT8", "INT32", "INT64", "BOOL")
+"""Tensor types a full int8 network may hold: int8 data, int32 biases, integer shapes."""
+STAGES = {
+    "Model conversion started": "operators",
+    "saved_model output started": "TensorFlow graph",
+    "Float32 tflite output complete": "float file",
+    "Signature information": "int8 ranges",
+    "Full INT8 Quantization tflite output complete": "int8 file",
+}
+"""Piece of the converter's log -> what it has begun or done, for the progress line."""
+OPTIONS: dict[str, Any] = {
+    # what comes out
+    "output_integer_quantized_tflite": True,
+    "quant_type": "per-channel",  # weights: one scale per output channel
+    "input_quant_dtype": "int8",
+    "output_quant_dtype": "int8",
+    "output_dynamic_range_quantized_tflite": False,
+    "output_signaturedefs": False,  # the names of the ONNX inputs reach the signature without it
+    "output_h5": False,
+    "output_keras_v3": False,
+    "output_tfv1_pb": False,
+    "output_weights": False,
+    "copy_onnx_input_output_names_to_tflite": False,  # rewrites the file through JSON; we look up by name
+    "disable_model_save": False,  # the int8 step reads the saved model
+    # what goes in: ours, never image statistics, never a download
+    "onnx_graph": None,
+    "quant_norm_mean": "[[[[0.0]]]]",
+    "quant_norm_std": "[[[[1.0]]]]",
+    "tf_input_cache": None,
+    "batch_size": None,  # static 1 already
+    "overwrite_input_shape": None,
+    "shape_hints": None,
+    "value_hints": None,
+    # layout: ecg and eda become (1, 1, n_times, n_chans), the mask stays
+    "keep_ncw_or_nchw_or_ncdhw_input_names": None,
+    "keep_nwc_or_nhwc_or_ndhwc_input_names": None,
+    "keep_shape_absolutely_input_names": ["mask"],
+    # the graph as exported
+    "not_use_onnxsim": True,  # torch's exporter has folded it; onnxsim is an outside program
+    "not_use_opname_auto_generate": True,
+    "input_names_to_interrupt_model_conversion": None,
+    "output_names_to_interrupt_model_conversion": None,
+    "replace_to_pseudo_operators": None,
+    "param_replacement_file": "",
+    "auto_generate_json": False,
+    "auto_generate_json_on_error": False,
+    "enable_auto_split_model": False,
+    "auto_split_max_size_mb": 1024,
+    # operators this project's networks do not have
+    "disable_group_convolution": False,
+    "enable_accumulation_type_float16": False,
+    "enable_batchmatmul_unfold": False,
+    "enable_rnn_unroll": False,
+    "no_large_tensor": False,
+    "output_nms_with_dynamic_tensor": False,
+    "switch_nms_version": "v4",
+    "disable_suppression_flextranspose": False,
+    "number_of_dimensions_after_flextranspose_compression": 6,
+    "disable_suppression_flexstridedslice": False,
+    "number_of_dimensions_after_flexstridedslice_compression": 5,
+    "optimization_for_gpu_delegate": False,
+    "replace_argmax_to_reducemax_and_indices_is_int64": False,
+    "replace_argmax_to_reducemax_and_indices_is_float32": False,
+    "replace_argmax_to_fused_argmax_and_indices_is_int64": False,
+    "replace_argmax_to_fused_argmax_and_indices_is_float32": False,
+    "fused_argmax_scale_ratio": 0.5,
+    "mvn_epsilon": 1e-10,
+    # its own checks: each operator's layout against onnxruntime while converting; the whole is checked by verify.py
+    "disable_strict_mode": False,
+    "onnxruntime_output_memmap": False,
+    "onnxruntime_output_memmap_dir": None,
+    "check_gpu_delegate_compatibility": False,
+    "check_onnx_tf_outputs_elementwise_close": False,
+    "check_onnx_tf_outputs_elementwise_close_full": False,
+    "check_onnx_tf_outputs_sample_data_normalization": "norm",
+    "check_onnx_tf_outputs_elementwise_close_rtol": 0.0,
+    "check_onnx_tf_outputs_elementwise_close_atol": 1e-4,
+    "non_verbose": False,
+    "verbosity": "info",
+}
+"""Every option of ``onnx2tf.convert`` but the paths; the child refuses a converter that has another one."""
+PATH_OPTIONS = ("input_onnx_file_path", "output_folder_path", "custom_input_op_name_np_data_path")
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What a TFLite file holds, read from its flatbuffer."""
+
+    inputs: dict[str, TensorSpec]
+    """Name in the signature (ours) -> tensor."""
+    outputs: dict[str, TensorSpec]
+    operators: dict[str, int]
+    """Operator -> how often."""
+    foreign: tuple[str, ...]
+    """Operators outside the TFLite builtins (Flex, custom)."""
+    float_operators: tuple[str, ...]
+    """``operator: tensor type, ...`` of each operator with an input or output that is not integer."""
+    dtypes: dict[str, int]
+    """Tensor type -> how many."""
+
+
+class _Job(msgspec.Struct):
+    """What the child does: convert and inspect, or inspect alone."""
+
+    result: str
+    tflite: str
+    onnx: str = ""
+    folder: str = ""
+    calibration: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A full int8 TFLite file that has passed :func:`check`."""
+
+    path: Path
+    inspection: Inspection
+    log: Path
+    seconds: float
+
+    @property
+    def model(self) -> bytes:
+        """The file."""
+        return self.path.read_bytes()
+
+    @property
+    def output(self) -> TensorSpec:
+        """The one output, logits."""
+        (tensor,) = self.inspection.outputs.values()
+        return tensor
+
+
+def convert(
+    onnx: Path, calibration: Mapping[str, Floats32], folder: Path, on_stage: Callable[[str], None] = lambda _: None
+) -> Converted:
+    """Convert an ONNX file to full int8; raises ConvertError with the converter's last lines.
+
+    ``calibration`` holds ecg and eda (n, n_chans, n_times) and mask (n, 2), as the network sees them; ``folder`` gets
+    every intermediate file and the log; ``on_stage`` hears what the converter is at.
+    """
+    begin = time.monotonic()
+    folder = folder.absolute()  # the child runs in it
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = _save_calibration(calibration, folder)
+    tflite, log = folder / "tflite" / f"{onnx.stem}{SUFFIX}", folder / LOG
+    tflite.unlink(missing_ok=True)
+    job = _Job(str(folder / RESULT), str(tflite), str(onnx.absolute()), str(tflite.parent), paths)
+    inspection = _run_child(job, folder, log, on_stage)
+    check(inspection, {name: _file_shape(calibration[name]) for name in INPUTS}, log)
+    return Converted(tflite, inspection, log, time.monotonic() - begin)
+
+
+def inspect(tflite: Path, folder: Path) -> Inspection:
+    """Read a TFLite file's flatbuffer in a child process; ``folder`` gets the log."""
+    folder = folder.absolute()
+    job = _Job(str(folder / RESULT), str(tflite.absolute()))
+    return _run_child(job, folder, folder / "inspect.log", lambda _: None)
+
+
+def check(inspection: Inspection, shapes: Mapping[str, tuple[int, ...]], log: Path) -> None:
+    """Raise ConvertError unless the file is int8 from input to output, with our inputs in the shapes given."""
+    remedy = "write the network with layers that survive (train/models/blocks.py)"
+    found = {name: tensor.shape for name, tensor in inspection.inputs.items()}
+    if found != dict(shapes) or len(inspection.outputs) != 1:
+        reason = f"the file has inputs {found} and {len(inspection.outputs)} outputs where {dict(shapes)} and 1 are due"
+        raise ConvertError(reason, remedy, log)
+    if inspection.float_operators:
+        reason = f"float operators are left: {'; '.join(inspection.float_operators[:5])}"
+        raise ConvertError(reason, remedy, log)
+    if inspection.foreign:
+        raise ConvertError(f"operators no runtime has: {', '.join(inspection.foreign)}", remedy, log)
+    for name, tensor in {**inspection.inputs, **inspection.outputs}.items():
+        if tensor.dtype != "int8" or not tensor.scale > 0:
+            raise ConvertError(f"{name} is {tensor.dtype} with scale {tensor.scale}, not int8", remedy, log)
+
+
+def _save_calibration(calibration: Mapping[str, Floats32], folder: Path) -> dict[str, str]:
+    """Write each input's array in the converter's layout; input -> path."""
+    paths = {}
+    for name in INPUTS:
+        array = calibration[name]
+        nhwc = array.transpose(0, 2, 1)[:, None] if array.ndim == 3 else array
+        path = folder / f"calibration_{name}.npy"
+        np.save(path, np.ascontiguousarray(nhwc, np.float32))
+        paths[name] = str(path.absolute())
+    return paths
+
+
+def _file_shape(array: Floats32) -> tuple[int, ...]:
+    """Shape of one window in the file: (1, 1, n_times, n_chans), or (1, 2) for the mask."""
+    return (1, 1, array.shape[2], array.shape[1]) if array.ndim == 3 else (1, array.shape[1])
+
+
+def _run_child(job: _Job, folder: Path, log: Path, on_stage: Callable[[str], None]) -> Inspection:
+    """Run a job in a child, its output going to the log; raises ConvertError unless it leaves a result."""
+    job_path, result = folder / JOB, Path(job.result)
+    result.unlink(missing_ok=True)
+    job_path.write_bytes(msgspec.json.encode(job))
+    # -P: a file in the work folder must not pass for a module
+    command = [sys.executable, "-P", "-m", "quantize.convert", str(job_path.absolute())]
+    code = _watch(command, folder, log, on_stage)
+    last = _last_lines(log)
+    if code != 0:
+        died = f"was killed by signal {-code}" if code < 0 else f"stopped with exit code {code}"
+        raise ConvertError(f"the converter {died}", REMEDY_LOG, log, last)
+    if not Path(job.tflite).is_file() or not result.is_file():
+        raise ConvertError("the converter ended without an error and wrote no int8 file", REMEDY_LOG, log, last)
+    return msgspec.json.decode(result.read_bytes(), type=Inspection)
+
+
+def _watch(command: list[str], folder: Path, log: Path, on_stage: Callable[[str], None]) -> int:
+    """Exit code of the command; each line goes to the log, each stage to ``on_stage``. No child outlives this."""
+    with (
+        log.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as child,
+    ):
+        limit = threading.Timer(LIMIT_S, child.kill)
+        limit.start()
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                file.write(COLOUR.sub("", line))
+                for mark in [mark for mark in STAGES if mark in line]:
+                    on_stage(STAGES[mark])
+            return child.wait()
+        finally:
+            limit.cancel()
+            child.kill()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The child's environment: this package on its path, no GPU (same bits everywhere), Keras' settings kept here."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    quiet = {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "KERAS_HOME": str(folder),
+    }
+    return {**os.environ, **quiet, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The end of the log without blank lines."""
+    lines = [line.rstrip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[-N_LAST_LINES:]
+
+
+# From here on: the child.
+
+
+def _child(job_path: Path) -> None:
+    """Do the job."""
+    sys.addaudithook(_refuse_network)
+    job = msgspec.json.decode(job_path.read_bytes(), type=_Job)
+    if job.onnx:
+        _onnx2tf(job)
+    Path(job.result).write_bytes(msgspec.json.encode(_inspect(Path(job.tflite).read_bytes())))
+
+
+def _refuse_network(event: str, _: tuple[Any, ...]) -> None:
+    """Audit hook: the converter fetches sample images where it thinks it lacks data; it must not."""
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise RuntimeError("the converter tried to reach the network; calibration data must come from here")
+
+
+def _onnx2tf(job: _Job) -> None:
+    """Call the converter with every option named."""
+    import inspect as signatures
+
+    import onnx2tf  # type: ignore[import-untyped]
+
+    known = set(signatures.signature(onnx2tf.convert).parameters)
+    chosen = {*OPTIONS, *PATH_OPTIONS}
+    if known != chosen:
+        raise SystemExit(f"this onnx2tf has other options than this tool names: {sorted(known ^ chosen)}")
+    data = [[name, path, MEAN, STD] for name, path in job.calibration.items()]
+    paths: tuple[Any, ...] = (job.onnx, job.folder, data)
+    onnx2tf.convert(**OPTIONS, **dict(zip(PATH_OPTIONS, paths, strict=True)))
+
+
+def _inspect(data: bytes) -> Inspection:
+    """Read operators and tensors of the file's one subgraph."""
+    from tensorflow.lite.python import schema_py_generated as schema  # type: ignore[import-untyped]
+
+    types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    model = schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
+    (graph,) = model.subgraphs
+    codes = [_operator(code, names) for code in model.operatorCodes]
+    used = [(codes[op.opcodeIndex], [i for i in (*op.inputs, *op.outputs) if i >= 0]) for op in graph.operators]
+    mixed = [(op, sorted({types[graph.tensors[i].type] for i in tensors} - {*INTEGER})) for op, tensors in used]
+    signature = model.signatureDefs[0]
+    return Inspection(
+        inputs={m.name.decode(): _tensor(graph.tensors[m.tensorIndex], types) for m in signature.inputs},
+        outputs={m.name.decode(): _tensor(graph.tensors[m.tensorIndex], types) for m in signature.outputs},
+        operators=dict(Counter(op for op, _ in used)),
+        foreign=tuple(sorted({op for op, _ in used if op.startswith(("Flex", "CUSTOM"))})),
+        float_operators=tuple(f"{op}: {', '.join(kinds)}" for op, kinds in mixed if kinds),
+        dtypes=dict(Counter(types[tensor.type] for tensor in graph.tensors)),
+    )
+
+
+def _operator(code: Any, names: Mapping[int, str]) -> str:
+    """Name of an operator; the schema moved builtin codes above 127 to a second field."""
+    if code.customCode:
+        custom: str = code.customCode.decode()
+        return custom if custom.startswith("Flex") else f"CUSTOM {custom}"
+    return names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def _tensor(tensor: Any, types: Mapping[int, str]) -> TensorSpec:
+    """One input or output as the bundle's manifest wants it."""
+    quantized = tensor.quantization is not None and tensor.quantization.scale is not None
+    dtype: Literal["int8", "float32"] = "int8" if types[tensor.type] == "INT8" else "float32"
+    return TensorSpec(
+        name=tensor.name.decode(),
+        shape=tuple(int(n) for n in tensor.shape),
+        dtype=dtype,
+        scale=float(tensor.quantization.scale[0]) if quantized else 0.0,
+        zero_point=int(tensor.quantization.zeroPoint[0]) if quantized else 0,
+    )
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]))

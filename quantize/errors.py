@@ -1,0 +1,77 @@
+"""Errors of quantize; each one's text is one line that names file or step, place and remedy.
+
+They know nothing of how the command line shows them.
+
+QuantizeError                 (a bad checkpoint is train.errors.CheckpointError)
++-- CalibrationError    windows that must not or cannot calibrate; carries path, place, reason, remedy
++-- ResultsError        a results file the card cannot be written from; carries path, place, reason, remedy
++-- ExportError         the ONNX file is refused or differs from torch; carries reason, remedy
++-- ConvertError        the converter failed or its file is not full int8; carries reason, remedy, log, last_lines
++-- GateError           int8 differs too much from float; carries failures, report
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class QuantizeError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+def one_line(*parts: str) -> str:
+    """Join the parts that say something and fold line breaks, which a wrapped error's text may bring along."""
+    return " ".join(": ".join(part for part in parts if part).split())
+
+
+class _FileError(QuantizeError):
+    """A file that cannot be used."""
+
+    def __init__(self, path: str | os.PathLike[str], place: str, reason: str, remedy: str) -> None:
+        self.path = os.fspath(path)
+        self.place = place
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(one_line(self.path, place, f"{reason}; {remedy}"))
+
+
+class CalibrationError(_FileError):
+    """Windows that must not or cannot calibrate; ``place`` is the array, the mask or the subjects."""
+
+
+class ResultsError(_FileError):
+    """A results file the card cannot be written from; ``place`` is its key."""
+
+
+class ExportError(QuantizeError):
+    """The ONNX file is refused by its checker or differs from the torch network."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(one_line("export to ONNX", f"{reason}; {remedy}"))
+
+
+class ConvertError(QuantizeError):
+    """The converter failed, or what it wrote is not the full int8 network that was asked for."""
+
+    def __init__(self, reason: str, remedy: str, log: Path, last_lines: Sequence[str] = ()) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        self.log = log
+        self.last_lines = tuple(last_lines)
+        """The end of the converter's log."""
+        super().__init__(one_line("conversion to int8", f"{reason}; {remedy}", f"log: {log}"))
+
+
+class GateError(QuantizeError):
+    """The int8 network does not do what the float network does."""
+
+    def __init__(self, failures: Sequence[str], report: Path) -> None:
+        self.failures = tuple(failures)
+        self.report = report
+        """The full report, kept so that the cause can be found."""
+        remedy = "no bundle was written; calibrate on more windows, or give --force to write it all the same"
+        super().__init__(one_line("parity gate", f"{', '.join(self.failures)}; {remedy}", f"report: {report}"))

@@ -1,0 +1,198 @@
+"""Checkpoint -> torch network -> ONNX file, each step proved equal to the one before.
+
+Knows nothing of calibration, of TFLite or of bundles.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import torch
+from torch import nn
+
+from device.pipeline.errors import SpecError
+from device.pipeline.spec import MODALITIES, SignalSpec
+from quantize.errors import ExportError
+from train.errors import CheckpointError
+from train.fit import load_checkpoint
+
+Floats32 = npt.NDArray[np.float32]
+
+KEYS = ("model", "spec", "labels", "provenance")
+"""Of a checkpoint, beside what train.fit reads."""
+INPUTS = (*MODALITIES, "mask")
+"""Names of the ONNX inputs, in the order of the network's arguments."""
+OUTPUT = "logits"
+OPSET = 18
+"""The dynamo exporter's own opset in torch 2.6-2.13; an older one would need a lossy down-conversion."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit between torch and onnxruntime, relative to 1 + the largest logit: some 1000 x
+float32's own rounding, 1/10 of what int8 costs."""
+N_CHECKED = 8
+"""Random windows on which ONNX and torch are compared; a wrong operator differs on the first."""
+REMEDY_CHECKPOINT = "write it with affectd-train of this version"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A trained network with everything needed to package it."""
+
+    path: str
+    network: nn.Module
+    """In eval mode; forward(ecg, eda, mask) -> logits."""
+    model_name: str
+    config: Mapping[str, Any]
+    spec: SignalSpec
+    labels: tuple[str, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def subjects(self, key: str) -> tuple[str, ...]:
+        """``train_subjects`` or ``test_subjects`` of the provenance."""
+        return tuple(str(subject) for subject in self.provenance.get(key, ()))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without running code from it; raises CheckpointError and nothing else for a bad file."""
+    network, tree = load_checkpoint(path)
+    for key in KEYS:
+        if key not in tree:
+            raise CheckpointError(str(path), key, "is missing", REMEDY_CHECKPOINT)
+    checkpoint = Checkpoint(
+        path=str(path),
+        network=network,
+        model_name=str(tree["model"]["name"]),
+        config=dict(tree["model"]["config"]),
+        spec=_spec(path, tree["spec"]),
+        labels=tuple(str(label) for label in tree["labels"]),
+        provenance=dict(tree["provenance"]),
+    )
+    _check_outputs(checkpoint)
+    return checkpoint
+
+
+def _spec(path: Path, raw: bytes) -> SignalSpec:
+    """The checkpoint's SignalSpec."""
+    try:
+        return msgspec.json.decode(raw, type=SignalSpec)
+    except (msgspec.DecodeError, SpecError, TypeError) as error:
+        raise CheckpointError(str(path), "spec", str(error), REMEDY_CHECKPOINT) from error
+
+
+def _check_outputs(checkpoint: Checkpoint) -> None:
+    """One logit per label, all finite."""
+    logits = run_torch(checkpoint.network, random_inputs(checkpoint.spec, 1))
+    if logits.shape != (1, len(checkpoint.labels)):
+        reason = f"{len(checkpoint.labels)} labels where the network gives {logits.shape[1]} logits"
+        raise CheckpointError(checkpoint.path, "labels", reason, REMEDY_CHECKPOINT)
+    if not np.isfinite(logits).all():
+        raise CheckpointError(checkpoint.path, "state", "the network gives logits that are not finite", "train anew")
+
+
+def random_inputs(spec: SignalSpec, n: int, seed: int = 0) -> dict[str, Floats32]:
+    """``n`` seeded noise windows within the clip, masks cycling: ecg, eda (n, n_chans, n_times), mask (n, 2)."""
+    rng = np.random.default_rng(seed)
+    masks = np.array([[1, 1], [1, 0], [0, 1]], np.float32)[np.arange(n) % 3]
+    arrays = {"mask": masks}
+    for column, modality in enumerate(MODALITIES):
+        shape = (n, len(spec.ch_names(modality)), spec.n_times(modality))
+        noise = np.clip(rng.standard_normal(shape), -spec.clip, spec.clip) * masks[:, column].reshape(-1, 1, 1)
+        arrays[modality] = noise.astype(np.float32)
+    return arrays
+
+
+def _to_nchw(arrays: Mapping[str, Floats32]) -> dict[str, Floats32]:
+    """ecg and eda (n, n_chans, n_times) -> (n, n_chans, 1, n_times), the network's layout."""
+    return {name: a[:, :, None, :] if a.ndim == 3 else a for name, a in arrays.items()}
+
+
+def run_torch(network: nn.Module, arrays: Mapping[str, Floats32]) -> Floats32:
+    """Logits (n, n_outputs) of the float network; arrays as in :func:`random_inputs`."""
+    batch = 64  # bounds memory, not results: the network is in eval mode
+    nchw = _to_nchw(arrays)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(nchw["mask"]), batch):
+            inputs = [torch.from_numpy(np.ascontiguousarray(nchw[name][start : start + batch])) for name in INPUTS]
+            parts.append(network(*inputs).numpy())
+    return np.asarray(np.concatenate(parts), np.float32)
+
+
+def run_onnx(path: Path, arrays: Mapping[str, Floats32]) -> Floats32:
+    """Logits (n, n_outputs) of the ONNX file under onnxruntime, one window at a time as the file is made."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    nchw = _to_nchw(arrays)
+    rows = [
+        session.run([OUTPUT], {name: nchw[name][i : i + 1] for name in INPUTS})[0] for i in range(len(nchw["mask"]))
+    ]
+    return np.asarray(np.concatenate(rows), np.float32)
+
+
+def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
+    """Write the network as ONNX with static batch 1 and prove it equal to torch; raises ExportError."""
+    example = _to_nchw(random_inputs(checkpoint.spec, 1))
+    inputs = tuple(torch.from_numpy(example[name]) for name in INPUTS)
+    with _quiet_exporter():
+        try:
+            program = torch.onnx.export(
+                checkpoint.network,
+                inputs,
+                dynamo=True,  # the legacy exporter writes operators neither TFLite runtime loads
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(str(error).splitlines()[0], "use layers that ONNX knows") from error
+    if program is None:
+        raise ExportError("the exporter gave nothing back", "use torch >= 2.6")
+    program.save(str(path))
+    check_onnx(path, checkpoint)
+    return path
+
+
+def check_onnx(path: Path, checkpoint: Checkpoint) -> None:
+    """Raise ExportError unless the file is valid ONNX, has our names and static shapes, and agrees with torch."""
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # protobuf's and onnx's own errors share no root
+        raise ExportError(f"onnx.checker refuses it ({str(error).splitlines()[0]})", "use layers ONNX knows") from error
+    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in model.graph.input}
+    if tuple(shapes) != INPUTS or [value.name for value in model.graph.output] != [OUTPUT]:
+        raise ExportError(f"inputs are {list(shapes)} where {list(INPUTS)} were asked for", "use another torch")
+    if any(shape[0] != 1 or 0 in shape for shape in shapes.values()):
+        raise ExportError(f"shapes {shapes} are not static with batch 1", "write the network without dynamic axes")
+    arrays = random_inputs(checkpoint.spec, N_CHECKED, seed=1)
+    wanted, got = run_torch(checkpoint.network, arrays), run_onnx(path, arrays)
+    error_max = float(np.abs(wanted - got).max())
+    if not error_max <= TOLERANCE * (1 + float(np.abs(wanted).max())):
+        raise ExportError(f"its logits differ from torch by {error_max:.2g}", "report the network's layers")
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hold back what torch's exporter says about itself (missing torchvision, its own deprecations)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

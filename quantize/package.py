@@ -1,0 +1,231 @@
+"""The whole way from a checkpoint to a bundle, on one screen; and the manifest that goes into it.
+
+Knows nothing of the command line. A bundle that fails its gate is not written unless that is insisted on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from device.bundle import DISCLAIMER, MASKS, Bundle, Manifest, Parity, Provenance, TensorSpec, Thresholds, write_bundle
+from quantize.calibrate import (
+    PARITY_PER_MASK,
+    PER_MASK,
+    Pool,
+    calibration_inputs,
+    check_labels,
+    select,
+    summary,
+)
+from quantize.convert import Converted, convert
+from quantize.errors import GateError, ResultsError
+from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx
+from quantize.report import card
+from quantize.verify import MAX_DROP, MIN_AGREEMENT, Comparison, compare, gate, parity
+from train.errors import CheckpointError
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow")
+"""Their versions shape the file."""
+THRESHOLDS = Thresholds(min_probability=0.5, max_clipped_share=0.25)
+"""Where the checkpoint has none: a label must be more likely than not; a quarter of a window out of range is no
+window of the kind the network has seen. Free choices."""
+UNCALIBRATED = dict.fromkeys(MASKS, 1.0)
+"""Temperatures that leave the logits as they are."""
+ONNX, DRAFT, REPORT = "model.onnx", "draft.affect", "report.json"
+
+
+class LosoRecord(msgspec.Struct, frozen=True):
+    """What the card takes of one of train's LOSO records; others of its keys are left where they are."""
+
+    mode: str
+    """``cold_start`` or ``calibrated``."""
+    system: str
+    mask: str
+    subjects: int
+    balanced_accuracy: float
+    ci95: tuple[float, float]
+    """Of the balanced accuracy, by bootstrap over subjects."""
+    auroc: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be chosen."""
+
+    seed: int = 0
+    """Of the choice of windows."""
+    per_mask: int = PER_MASK
+    """Calibration windows per mask."""
+    parity_per_mask: int = PARITY_PER_MASK
+    """Parity windows per mask."""
+    force: bool = False
+    """Write a bundle that failed its gate; its card says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A bundle that is on disk."""
+
+    bundle: Bundle
+    report: Mapping[str, Any]
+    """As in the bundle."""
+
+
+def build(
+    checkpoint: Checkpoint,
+    pool: Pool,
+    output: Path,
+    work: Path,
+    *,
+    results: Sequence[Mapping[str, Any]] = (),
+    options: Options | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """Export, convert, compare and write the bundle; intermediate files stay in ``work``.
+
+    Raises QuantizeError for whatever goes wrong; GateError where int8 differs too much and ``force`` is not set.
+    """
+    options = options or Options()
+    on_step("choose windows")
+    blank = _without_figures(checkpoint)
+    check_labels(pool, len(checkpoint.labels))
+    trained = checkpoint.subjects("train_subjects")
+    selection = select(
+        pool,
+        trained,
+        len(checkpoint.labels),
+        seed=options.seed,
+        per_mask=options.per_mask,
+        parity_per_mask=options.parity_per_mask,
+    )
+    inputs = calibration_inputs(pool, selection, checkpoint.spec)
+    on_step("export to ONNX")
+    onnx = export_onnx(checkpoint, work / ONNX)
+    converted = convert(onnx, inputs, work, lambda stage: on_step(f"convert to int8: {stage}"))
+    draft = write_bundle(work / DRAFT, _filled(blank, converted), converted.model, DISCLAIMER, {})
+    found = compare(draft, checkpoint.network, onnx, pool, selection.parity, lambda mask: on_step(f"compare: {mask}"))
+    report = _report(checkpoint, converted, found, summary(pool, selection, trained), results)
+    (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if report["gate"]["failures"] and not options.force:
+        raise GateError(report["gate"]["failures"], work / REPORT)
+    on_step("write the bundle")
+    made = _filled(blank, converted, parity(found))
+    return Built(write_bundle(output, made, converted.model, card(made, report), report), report)
+
+
+def _without_figures(checkpoint: Checkpoint) -> Manifest:
+    """What is known before the conversion, so that a checkpoint that says too little is refused in seconds.
+
+    What the checkpoint does not say takes the defaults of this file.
+    """
+    said = checkpoint.provenance
+    provenance = _provenance(checkpoint)
+    return Manifest(
+        name=str(said.get("name", checkpoint.model_name)),
+        created=_created(checkpoint),
+        task=str(said.get("task", " against ".join(checkpoint.labels))),
+        labels=checkpoint.labels,
+        spec=checkpoint.spec,
+        inputs={},
+        output=TensorSpec(name="", shape=(), dtype="int8", scale=1.0, zero_point=0),
+        thresholds=_read(checkpoint, "thresholds", said.get("thresholds", THRESHOLDS), Thresholds),
+        temperature=_read(checkpoint, "temperature", said.get("temperature", UNCALIBRATED), dict[str, float]),
+        surrogate_ecg=any(dataset.surrogate_ecg for dataset in provenance.datasets),
+        provenance=provenance,
+        parity=tuple(_no_parity(mask) for mask in MASKS),
+    )
+
+
+def _no_parity(mask: str) -> Parity:
+    """Stands where the figures of a mask will be."""
+    return Parity(
+        mask=mask, n_windows=1, agreement=0.0, cosine=0.0, balanced_accuracy_float=None, balanced_accuracy_int8=None
+    )
+
+
+def _filled(blank: Manifest, converted: Converted, figures: tuple[Parity, ...] = ()) -> Manifest:
+    """The manifest with the file's tensors and, once they are known, the parity figures."""
+    tensors = {"inputs": converted.inspection.inputs, "output": converted.output}
+    return msgspec.structs.replace(blank, **tensors, parity=figures or blank.parity)
+
+
+def _provenance(checkpoint: Checkpoint) -> Provenance:
+    """The checkpoint's own, with this tool's packages beside the trainer's."""
+    keys = Provenance.__struct_fields__
+    said = {key: checkpoint.provenance[key] for key in keys if key in checkpoint.provenance}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    said["packages"] = {**dict(said.get("packages", {})), **versions}
+    provenance: Provenance = _read(checkpoint, "", said, Provenance)
+    return provenance
+
+
+def _created(checkpoint: Checkpoint) -> datetime:
+    """When the network was trained, so that the same checkpoint gives the same bundle; now where it does not say."""
+    said = checkpoint.provenance.get("created")
+    return datetime.now(UTC).replace(microsecond=0) if said is None else _read(checkpoint, "created", said, datetime)
+
+
+def _read(checkpoint: Checkpoint, key: str, value: Any, kind: Any) -> Any:
+    """A value of the checkpoint's provenance as a typed object; raises CheckpointError naming the key."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(value), kind)
+    except msgspec.ValidationError as error:
+        place = f"provenance.{key}".strip(".")
+        raise CheckpointError(checkpoint.path, place, str(error), REMEDY_CHECKPOINT) from error
+
+
+def _report(
+    checkpoint: Checkpoint,
+    converted: Converted,
+    found: Sequence[Comparison],
+    chosen: Mapping[str, object],
+    results: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """report.json: flat figures, nothing that differs between two runs on equal input."""
+    inspection, failures = converted.inspection, gate(found)
+    known = (*Provenance.__struct_fields__, "created", "name", "task", "thresholds", "temperature")
+    return {
+        "model": {
+            "name": checkpoint.model_name,
+            "config": dict(checkpoint.config),
+            "size_bytes": len(converted.model),
+            "operators": inspection.operators,
+            "float_operators": list(inspection.float_operators),
+            "dtypes": inspection.dtypes,
+        },
+        "gate": {
+            "passed": not failures,
+            "failures": failures,
+            "min_agreement": MIN_AGREEMENT,
+            "max_balanced_accuracy_drop": MAX_DROP,
+        },
+        "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in found],
+        "windows": dict(chosen),
+        "training": {key: value for key, value in checkpoint.provenance.items() if key not in known},
+        "results": [dict(record) for record in results],
+    }
+
+
+def read_results(path: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """LOSO records of the checkpoint's mode (networks, classical peers, majority) from a results file of train."""
+    mode = "calibrated" if checkpoint.spec.needs_baseline else "cold_start"
+    remedy = "give the results file of affectd-train evaluate"
+    try:
+        tree = msgspec.json.decode(path.read_bytes())
+        records = msgspec.convert(tree, list[LosoRecord])
+    except OSError as error:
+        raise ResultsError(path, "", error.strerror or str(error), remedy) from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ResultsError(path, "", str(error), remedy) from error
+    chosen = [msgspec.to_builtins(record) for record in records if record.mode == mode]
+    if not any(record["system"] == checkpoint.model_name for record in chosen):
+        raise ResultsError(path, "mode", f"no record of {checkpoint.model_name} in mode {mode}", remedy)
+    return chosen

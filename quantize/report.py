@@ -1,0 +1,196 @@
+"""What people read of a bundle: card.md and the summary on the terminal. Every figure comes from manifest and report.
+
+Knows nothing of how the figures were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from device.bundle import DISCLAIMER, Bundle, Manifest, Parity
+
+MASK_WORDS = {"ecg+eda": "ECG and EDA", "both": "ECG and EDA", "ecg": "ECG alone", "eda": "EDA alone"}
+
+
+def card(manifest: Manifest, report: Mapping[str, Any]) -> str:
+    """The model card, Markdown."""
+    sections = (
+        [f"# {manifest.name}", DISCLAIMER],
+        ["## What it is", *_what(manifest, report)],
+        ["## Intended use", *_use(manifest)],
+        ["## Trained on", *_trained(manifest, report)],
+        ["## Validated on", *_validated(manifest, report)],
+        ["## int8 against float", *_parity(manifest, report)],
+        ["## Limits", *_limits(manifest)],
+    )
+    return "\n\n".join(part for section in sections for part in section) + "\n"
+
+
+def _what(m: Manifest, report: Mapping[str, Any]) -> list[str]:
+    """Task, input and size."""
+    model = report["model"]
+    rates = f"ECG at {m.spec.ecg.sfreq:g} Hz and EDA at {m.spec.eda.sfreq:g} Hz"
+    mode = (
+        "It needs a resting baseline of the wearer (`affectd baseline`)."
+        if m.spec.needs_baseline
+        else "It works from a cold start: no data of the wearer is needed beforehand."
+    )
+    return [
+        f"A network ({model['name']}) that answers: {m.task}. Labels: {', '.join(m.labels)}. It reads windows of "
+        f"{m.spec.window_s:g} s, one every {m.spec.stride_s:g} s, of {rates}; either may be absent. {mode}",
+        f"Full int8 TFLite, {model['size_bytes']} bytes, {sum(model['operators'].values())} operators, of which "
+        f"{len(model['float_operators'])} in float.",
+    ]
+
+
+def _use(m: Manifest) -> list[str]:
+    """For whom and for what."""
+    return [
+        "Research and personal exploration of one's own signals, on one's own device. Not for diagnosis, treatment, "
+        "hiring, policing, or any decision about a person."
+    ]
+
+
+def _trained(m: Manifest, report: Mapping[str, Any]) -> list[str]:
+    """Data sets, and whether their ECG was ever measured."""
+    rows = [
+        (d.name, d.licence, d.subjects, "surrogate" if d.surrogate_ecg else "recorded", d.url)
+        for d in m.provenance.datasets
+    ]
+    parts = [_markdown(("data set", "licence", "subjects", "ECG", "source"), rows)]
+    if m.surrogate_ecg:
+        parts.append(
+            "Surrogate ECG is rebuilt from real beat times (measured at the wrist) and real beat shapes of other "
+            "people. It is no recording of these people's hearts."
+        )
+    parts.append(f"Seeds {', '.join(map(str, m.provenance.seeds))}; affectd {m.provenance.commit}.")
+    return parts
+
+
+def _validated(m: Manifest, report: Mapping[str, Any]) -> list[str]:
+    """Figures of the results file, and what has never been tried."""
+    records = report["results"]
+    if records:
+        mode = "with a resting baseline" if m.spec.needs_baseline else "from a cold start"
+        parts = [
+            f"Leave-one-subject-out, float networks, {mode}: every figure is a mean over people whom the network that "
+            f"was judged had never seen. This bundle's own network follows the same recipe; {_held_out(report)}",
+            _markdown(("system", "sensors", "subjects", "balanced accuracy", "95 % interval", "AUROC"), _loso(records)),
+        ]
+    else:
+        parts = ["No leave-one-subject-out results were given when this bundle was made."]
+    if m.surrogate_ecg:
+        parts.append("It has never been validated on labelled ECG recorded at the chest.")
+    return parts
+
+
+def _held_out(report: Mapping[str, Any]) -> str:
+    """Whom the bundle's own network has not seen."""
+    names = report["training"].get("test_subjects") or []
+    return f"it has never seen {', '.join(names)}." if names else "it has learned from all of these people."
+
+
+def _loso(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One row per record."""
+    return [
+        (
+            r["system"],
+            MASK_WORDS.get(r["mask"], r["mask"]),
+            str(r["subjects"]),
+            _figure(r["balanced_accuracy"]),
+            " - ".join(_figure(edge) for edge in r["ci95"]),
+            _figure(r["auroc"]),
+        )
+        for r in records
+    ]
+
+
+def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
+    """The manifest's parity, and what it is not."""
+    gate = report["gate"]
+    parts = [
+        "The same windows through the float network and through this file on the device's own inference. The windows "
+        "are mostly of training subjects: the figures compare int8 with float and say nothing of skill.",
+        _markdown(*_parity_table(m.parity)),
+    ]
+    if not gate["passed"]:
+        parts.append(f"**The parity gate FAILED** and was overruled: {'; '.join(gate['failures'])}.")
+    return parts
+
+
+def _parity_table(parity: Iterable[Parity]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Header and one row per mask."""
+    header = ("sensors", "windows", "agreement", "cosine", "balanced accuracy float", "int8")
+    rows: list[tuple[str, ...]] = [
+        (
+            MASK_WORDS[p.mask],
+            str(p.n_windows),
+            _figure(p.agreement),
+            f"{p.cosine:.4f}",
+            _figure(p.balanced_accuracy_float),
+            _figure(p.balanced_accuracy_int8),
+        )
+        for p in parity
+    ]
+    return header, rows
+
+
+def _limits(m: Manifest) -> list[str]:
+    """When not to believe it."""
+    t = m.thresholds
+    limits = [
+        "Heart rate and skin conductance rise for many reasons: movement, heat, coffee, illness, joy. The network "
+        "cannot tell them apart.",
+        "People differ. A figure above is a mean over people; for one wearer it may be much lower.",
+        f"It abstains where no signal is good enough (sqi < {m.spec.sqi_min:g}), where more than "
+        f"{t.max_clipped_share:.0%} of the input is out of range, and where no label reaches {t.min_probability:g}.",
+        DISCLAIMER,
+    ]
+    return ["\n".join(f"- {limit}" for limit in limits)]
+
+
+def _figure(value: Any) -> str:
+    """A number to three digits; anything else as it is; nothing for None."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else str(value)
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+def summary(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -> RenderableType:
+    """What the terminal shows at the end."""
+    table = Table(title="int8 and ONNX against the float network", title_justify="left", box=box.SIMPLE)
+    for column in ("sensors", "run by", "n", "agree", "cosine", "worst", "bal.acc", "float"):
+        table.add_column(column, justify="left" if column in ("sensors", "run by") else "right", no_wrap=True)
+    for c in report["parity"]:
+        cells = (c["agreement"], f"{c['cosine']:.4f}", c["error_max"], c["balanced_accuracy"])
+        shown = (c["mask"], c["against"], c["n_windows"], *cells, c["balanced_accuracy_float"])
+        table.add_row(*(_figure(cell) for cell in shown))
+    return Group(table, *_verdict(bundle, report, seconds))
+
+
+def _verdict(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -> list[Text]:
+    """The last lines."""
+    model, failures = report["model"], report["gate"]["failures"]
+    size = f"{model['size_bytes'] / 1000:.1f} kB, {sum(model['operators'].values())} operators"
+    lines = [Text(f"full int8: {size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
+    lines += [Text(f"gate: {failure}", style="red") for failure in failures]
+    if bundle is not None:
+        lines.append(Text(f"{bundle.path}  sha256 {bundle.sha256}", style="green" if not failures else "yellow"))
+    return lines
+
+
+def show(console: Console, bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -> None:
+    """Print the summary."""
+    console.print(summary(bundle, report, seconds), soft_wrap=True)

@@ -1,0 +1,431 @@
+"""affectd-quantize: one real run on a small trained network, then what it says is checked against torch and sklearn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import recall_score
+
+from device.bundle import DISCLAIMER, MASKS, read_bundle
+from device.inference import RUNTIMES, Classifier
+from device.pipeline.spec import default_spec
+from quantize.calibrate import Pool, balanced, calibration_inputs, check_no_leak, read_pool, select
+from quantize.cli import explain, main
+from quantize.convert import convert, inspect
+from quantize.errors import CalibrationError, ConvertError
+from quantize.export import INPUTS, read_checkpoint, run_onnx, run_torch
+from quantize.verify import balanced_accuracy, compare, comparison, gate, parity
+from train.models.acc import ACC, AccConfig
+from train.prepare import Prepared, network_windows
+
+ROOT = Path(__file__).resolve().parent.parent
+SPEC = default_spec()
+TRAINED = [f"S{i}" for i in range(1, 7)]
+HELD_OUT = "S35"
+PER_SUBJECT = 24
+CONFIG = AccConfig(stem=4, widths=(4, 6, 8), hidden=8)
+DEFAULT_BUNDLE = ROOT / "device" / "bundles" / "default.affect"
+
+
+def make_person(subject: str, seed: int) -> Prepared:
+    """Label 1 has a faster heart and a busier, higher EDA, in physical units and beyond doubt."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(PER_SUBJECT) % 2
+    n, t = len(labels), np.arange(7680) / 128
+    rate = (60 + 40 * labels + rng.normal(0, 4, n))[:, None]
+    beats = np.exp(-(((((t * rate / 60 + rng.random((n, 1))) % 1) - 0.5) / 0.02) ** 2))
+    ecg = np.stack([beats + 0.02 * rng.standard_normal(beats.shape), np.repeat(rate, 7680, 1)], 2)
+    phasic = np.stack([np.convolve(row, np.exp(-np.arange(40) / 10))[:240] for row in rng.random((n, 240)) < 0.05])
+    tonic = (2 + 3 * labels + rng.normal(0, 0.3, n))[:, None] + 0.02 * rng.standard_normal((n, 240)).cumsum(1)
+    eda = np.stack([tonic, 0.3 * phasic * (1 + labels[:, None])], 2)
+    return Prepared(
+        subject=subject,
+        ecg=ecg.astype(np.float32),
+        eda=eda.astype(np.float32),
+        present=np.ones((n, 2), bool),
+        start=5.0 * np.arange(n),
+        label=labels.astype(np.int64),
+        is_baseline=np.zeros(n, bool),
+        is_scored=np.ones(n, bool),
+    )
+
+
+def make_people(subjects: list[str]) -> list[Prepared]:
+    return [make_person(subject, seed) for seed, subject in enumerate(subjects)]
+
+
+def make_pool(subjects: list[str]) -> Pool:
+    w = network_windows(make_people(subjects), SPEC)
+    present = {"ecg": w.present[:, 0], "eda": w.present[:, 1]}
+    return Pool("made", {"ecg": w.ecg, "eda": w.eda}, present, w.label, w.subject)
+
+
+def save_windows(people: list[Prepared], path: Path, **instead: Any) -> Path:
+    """As affectd-train writes them."""
+    w = network_windows(people, SPEC)
+    arrays = {"ecg": w.ecg, "eda": w.eda, "present": w.present, "label": w.label, "subject": w.subject}
+    np.savez(path, **{key: value for key, value in (arrays | instead).items() if value is not None})
+    return path
+
+
+def fit(pool: Pool, n_steps: int = 60) -> ACC:
+    """A few steps, enough for logits that mean something."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    network = ACC(CONFIG).train()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(n_steps):
+        mask = MASKS[rng.integers(len(MASKS))]
+        indices = rng.choice(len(pool), 16)
+        inputs = pool.inputs(indices, mask)
+        tensors = [torch.from_numpy(inputs[k] if k == "mask" else inputs[k][:, :, None]) for k in INPUTS]
+        loss = torch.nn.functional.cross_entropy(network(*tensors), torch.from_numpy(pool.labels[indices]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval()
+
+
+def checkpoint_tree(network: ACC, **provenance: Any) -> dict[str, Any]:
+    said = {
+        "train_subjects": TRAINED,
+        "test_subjects": [HELD_OUT],
+        "datasets": [{"name": "made", "licence": "none", "subjects": 6, "surrogate_ecg": True, "url": "none"}],
+        "seeds": [0],
+        "commit": "0" * 40,
+        "command": "pytest",
+        "packages": {"numpy": np.__version__},
+        "created": "2026-01-02T03:04:05+00:00",
+        "task": "rest against task",
+        "epochs": 3,
+    }
+    return {
+        "format": "affectd-checkpoint/1",
+        "model": {"name": "acc", "config": network.config.as_dict()},
+        "state": network.state_dict(),
+        "spec": msgspec.json.encode(SPEC),
+        "labels": ["rest", "task"],
+        "provenance": said | provenance,
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "made.affect"
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with checkpoint.pt and windows.npz."""
+    folder = tmp_path_factory.mktemp("quantize")
+    save_windows(make_people([*TRAINED, HELD_OUT]), folder / "windows.npz")
+    torch.save(checkpoint_tree(fit(make_pool(TRAINED))), folder / "checkpoint.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(files: Path) -> Run:
+    """The command itself, once: the converter alone takes half a minute."""
+    loso = {"system": "acc", "mask": "both", "subjects": 6, "balanced_accuracy": 0.61234, "ci95": [0.5, 0.7]}
+    records = [loso | {"mode": "cold_start", "auroc": 0.7}, loso | {"mode": "calibrated", "subjects": 99}]
+    (files / "results.json").write_text(json.dumps(records))
+    names = ("checkpoint.pt", "--calibration", "windows.npz", "--results", "results.json", "-o", "made.affect")
+    command = [sys.executable, "-m", "quantize.cli", *names, "--work", "work", "--json"]
+    done = subprocess.run(command, cwd=files, env=_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Run(files, done.stdout, done.stderr)
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_file_is_int8_from_end_to_end(run: Run) -> None:
+    report = read_bundle(run.bundle).report
+    assert report["model"]["float_operators"] == []
+    assert set(report["model"]["dtypes"]) <= {"INT8", "INT32"}
+    assert sum(report["model"]["operators"].values()) > 20
+    manifest = read_bundle(run.bundle).manifest
+    assert {tensor.dtype for tensor in (*manifest.inputs.values(), manifest.output)} == {"int8"}
+
+
+def test_float_operators_would_be_found(run: Run) -> None:
+    inspection = inspect(run.work / "tflite" / "model_float32.tflite", run.work)
+    assert len(inspection.float_operators) == sum(inspection.operators.values())
+    assert inspection.inputs["ecg"].dtype == "float32"
+
+
+def test_json_on_stdout_progress_on_stderr(run: Run) -> None:
+    (line,) = run.stdout.splitlines()
+    said, bundle = json.loads(line), read_bundle(run.bundle)
+    assert said["bundle_sha256"] == bundle.sha256
+    assert {key: said[key] for key in bundle.report} == bundle.report
+    for step in ("export to ONNX", "convert to int8: int8 file", "compare: eda"):
+        assert step in run.stderr
+
+
+def test_parity_in_the_manifest_comes_out_again(run: Run) -> None:
+    bundle, pool = read_bundle(run.bundle), read_pool(run.folder / "windows.npz", SPEC, run.folder)
+    checkpoint = read_checkpoint(run.folder / "checkpoint.pt")
+    chosen = select(pool, TRAINED, 2, seed=0)
+    found = compare(bundle, checkpoint.network, run.work / "model.onnx", pool, chosen.parity)
+    assert parity(found) == bundle.manifest.parity
+    assert {p.mask for p in bundle.manifest.parity} == set(MASKS)
+    assert gate(found) == []
+    assert {c.against for c in found} == {"onnxruntime", *RUNTIMES}
+
+
+def test_another_networks_weights_fail_the_gate(run: Run) -> None:
+    bundle, pool = read_bundle(run.bundle), read_pool(run.folder / "windows.npz", SPEC, run.folder)
+    torch.manual_seed(1)
+    chosen = select(pool, TRAINED, 2, seed=0).parity
+    found = compare(bundle, ACC(CONFIG).eval(), run.work / "model.onnx", pool, chosen)
+    assert {failure.split(" on ")[0] for failure in gate(found)} == set(MASKS)
+
+
+def test_runtimes_agree_to_one_step_or_two(run: Run) -> None:
+    bundle, pool = read_bundle(run.bundle), read_pool(run.folder / "windows.npz", SPEC, run.folder)
+    first, second = (Classifier(bundle, runtime) for runtime in RUNTIMES)
+    for i in range(0, len(pool), 5):
+        arrays = {m: pool.arrays[m][i] for m in ("ecg", "eda")}
+        difference = np.abs(first.logits(arrays) - second.logits(arrays)).max()
+        assert difference <= 4 * bundle.manifest.output.scale  # rounding of each runtime's own kernels, layer by layer
+
+
+def test_onnx_equals_torch(run: Run) -> None:
+    pool, checkpoint = (
+        read_pool(run.folder / "windows.npz", SPEC, run.folder),
+        read_checkpoint(run.folder / "checkpoint.pt"),
+    )
+    inputs = pool.inputs(np.arange(0, len(pool), 9), "ecg")
+    wanted = run_torch(checkpoint.network, inputs)
+    np.testing.assert_allclose(run_onnx(run.work / "model.onnx", inputs), wanted, atol=1e-5)
+
+
+def test_card_says_what_it_must(run: Run) -> None:
+    bundle = read_bundle(run.bundle)
+    card = bundle.card
+    assert DISCLAIMER in card
+    assert "surrogate" in card
+    assert "never been validated on labelled ECG" in card
+    assert "| acc | ECG and EDA | 6 | 0.612 | 0.500 - 0.700 | 0.700 |" in card
+    assert "| 99 |" not in card
+    for p in bundle.manifest.parity:
+        assert f"| {p.n_windows} | {p.agreement:.3f} | {p.cosine:.4f} |" in card
+    assert bundle.report["training"]["epochs"] == 3
+    assert bundle.report["windows"]["calibration_subjects"] == TRAINED
+
+
+def test_converter_crash_shows_its_last_lines(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"no network at all")
+    pool = make_pool(TRAINED)
+    inputs = pool.inputs(np.arange(4), "ecg+eda")
+    with pytest.raises(ConvertError) as caught:
+        convert(bad, inputs, tmp_path / "work")
+    log = caught.value.log.read_text()
+    assert caught.value.last_lines and all(line in log for line in caught.value.last_lines)
+    *shown, last = explain(caught.value)
+    assert len(shown) == len(caught.value.last_lines)
+    assert "exit code" in last and str(caught.value.log) in last
+
+
+def refusal(capsys: pytest.CaptureFixture[str], checkpoint: Path, calibration: Path, *more: str) -> str:
+    """The one line with which the command refuses."""
+    output = checkpoint.parent / "refused.affect"
+    with pytest.raises(SystemExit) as caught:
+        main([str(checkpoint), "--calibration", str(calibration), "-o", str(output), *more])
+    assert caught.value.code == 2
+    assert not output.exists()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "missing"])
+def test_bad_checkpoint(damage: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (files / "checkpoint.pt").read_bytes()
+    broken = {"truncated": data[:-900], "flipped": b"\0" * 64 + data[64:], "empty": b"", "foreign": b"PK\3\4 hello"}
+    path = tmp_path / "bad.pt"
+    if damage in broken:
+        path.write_bytes(broken[damage])
+    assert str(path) in refusal(capsys, path, files / "windows.npz")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("format", "affectd-checkpoint/0", "format"),
+        ("labels", ["rest", "task", "fun"], "labels"),
+        ("spec", b"{}", "spec"),
+        ("model", {"name": "acc", "config": {"n_outputs": 3}}, "file"),
+        ("model", {"name": "acc", "config": {"colour": 3}}, "file"),
+        ("provenance", {"train_subjects": TRAINED, "datasets": [{"name": 3}]}, "provenance"),
+        ("state", None, "file"),
+        ("labels", None, "labels"),
+    ],
+)
+def test_checkpoint_that_does_not_fit(
+    key: str, value: object, place: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = torch.load(files / "checkpoint.pt", weights_only=True) | {key: value}
+    if value is None:
+        del tree[key]
+    torch.save(tree, tmp_path / "bad.pt")
+    line = refusal(capsys, tmp_path / "bad.pt", files / "windows.npz")
+    assert f"bad.pt: {place}" in line
+
+
+@pytest.mark.parametrize("absent", ["ecg", "eda"])
+def test_calibration_without_a_modality(
+    absent: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    column = ["ecg", "eda"].index(absent)
+    people = [replace(p, present=np.ones((len(p), 2), bool)) for p in make_people(TRAINED)]
+    for person in people:
+        person.present[:, column] = False
+    line = refusal(capsys, files / "checkpoint.pt", save_windows(people, tmp_path / "w.npz"))
+    assert "mask ecg+eda: 0 labelled windows" in line
+
+
+@pytest.mark.parametrize(
+    ("subjects", "said"), [(["S35"], "S35"), (["S1", "S2", "S35"], "2 training subjects"), (["X1", "X2"], "X1, X2")]
+)
+def test_calibration_needs_training_subjects(
+    subjects: list[str], said: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, files / "checkpoint.pt", save_windows(make_people(subjects), tmp_path / "w.npz"))
+    assert "w.npz: subjects" in line
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ({"eda": np.zeros((24, 2, 100), np.float32)}, "eda: shape (24, 2, 100)"),
+        ({"present": np.ones((24, 3), bool)}, "present: "),
+        ({"subject": np.array(["S1"])}, "subject: "),
+        ({"label": np.full(24, 7)}, "label: 7..7"),
+        ({"label": None}, "cannot be read"),
+        ({"label": np.array([None] * 24)}, "cannot be read"),
+    ],
+)
+def test_bad_windows(
+    instead: dict[str, Any], said: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_windows(make_people(["S1"]), tmp_path / "w.npz", **instead)
+    line = refusal(capsys, files / "checkpoint.pt", path)
+    assert str(path) in line and said in line
+
+
+@pytest.mark.parametrize(("data", "said"), [(None, "No such file"), (b"", "cannot"), (b"PK no", "cannot")])
+def test_unreadable_windows(
+    data: bytes | None, said: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if data is not None:
+        (tmp_path / "w.npz").write_bytes(data)
+    assert said in refusal(capsys, files / "checkpoint.pt", tmp_path / "w.npz")
+
+
+def test_folder_that_is_no_data_set(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, files / "checkpoint.pt", tmp_path, "--cache", str(tmp_path / "cache"))
+    assert str(tmp_path) in line
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '[{"mode": "cold_start"}]'])
+def test_bad_results(content: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.json").write_text(content)
+    line = refusal(capsys, files / "checkpoint.pt", files / "windows.npz", "--results", str(tmp_path / "r.json"))
+    assert "r.json: " in line
+
+
+def test_calibration_windows_are_training_subjects_of_every_mask() -> None:
+    pool = make_pool([*TRAINED, HELD_OUT])
+    chosen = select(pool, TRAINED, 2, seed=3)
+    for mask, indices in chosen.calibration.items():
+        _, counts = np.unique(
+            [f"{s} {label}" for s, label in zip(pool.subjects[indices], pool.labels[indices], strict=True)],
+            return_counts=True,
+        )
+        assert set(pool.subjects[indices]) == set(TRAINED)
+        assert len(counts) == 2 * len(TRAINED) and counts.max() - counts.min() <= 1
+        for judges in chosen.parity.values():
+            assert not set(judges) & set(indices), mask
+    masks = calibration_inputs(pool, chosen, SPEC)["mask"]
+    assert {tuple(row) for row in masks.tolist()} == {(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)}
+
+
+def test_leak_is_caught() -> None:
+    pool = make_pool([*TRAINED, HELD_OUT])
+    leak = {"ecg": np.flatnonzero(pool.subjects == HELD_OUT)[:1]}
+    with pytest.raises(CalibrationError, match="S35"):
+        check_no_leak(pool, leak, TRAINED)
+
+
+def test_values_beyond_the_clip_do_not_calibrate() -> None:
+    pool = make_pool(TRAINED)
+    pool.arrays["eda"][:] = np.nan
+    with pytest.raises(CalibrationError, match="eda: holds nan"):
+        calibration_inputs(pool, select(pool, TRAINED, 2, seed=0), SPEC)
+
+
+EMPTY = {m: np.zeros((0, 2, n), np.float32) for m, n in (("ecg", 7680), ("eda", 240))}
+CELLS = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 1)), min_size=1, max_size=60)
+
+
+@given(CELLS, st.integers(0, 70), st.integers(0, 2**31))
+def test_balanced_gives_each_cell_its_turn(cells: list[tuple[str, int]], n: int, seed: int) -> None:
+    subjects, labels = np.array([c[0] for c in cells]), np.array([c[1] for c in cells], np.int64)
+    pool = Pool("made", EMPTY, {}, labels, subjects)
+    chosen = balanced(pool, np.arange(len(cells)), n, seed)
+    assert len(chosen) == min(n, len(cells)) == len(set(chosen))
+    np.testing.assert_array_equal(chosen, balanced(pool, np.arange(len(cells)), n, seed))
+    taken = {cell: sum(cells[i] == cell for i in chosen) for cell in set(cells)}
+    short = [taken[cell] for cell in taken if taken[cell] < cells.count(cell)]
+    assert not short or max(taken.values()) <= min(short) + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
+def test_balanced_accuracy_is_sklearns_macro_recall(pairs: list[tuple[int, int]]) -> None:
+    labels, predicted = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    predicted = np.where(np.isin(predicted, labels), predicted, labels)  # sklearn warns of labels only predicted
+    wanted = recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert balanced_accuracy(labels, predicted) == pytest.approx(wanted)
+
+
+def test_gate_limits() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((1000, 2)).astype(np.float32)
+    labels = logits.argmax(1)
+    flipped = logits.copy()
+    flipped[:20] *= -1  # agreement 0.98, but 2 points of balanced accuracy
+    same = comparison("ecg", "x", logits, logits, labels)
+    assert (same.agreement, same.error_max, same.drop, same.failures()) == (1.0, 0.0, 0.0, [])
+    assert same.cosine == pytest.approx(1.0)
+    (failure,) = comparison("ecg", "x", logits, flipped, labels).failures()
+    assert "balanced accuracy drops by 0.020" in failure
+    flipped[:21] = -logits[:21]
+    assert len(comparison("ecg", "x", logits, flipped, labels).failures()) == 2
