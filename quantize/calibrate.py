@@ -191,6 +191,18 @@ def calibration_inputs(pool: Pool, selection: Selection, spec: SignalSpec) -> di
     return inputs
 
 
+def central(inputs: Mapping[str, Floats32], logits: Floats32, share: float) -> dict[str, Floats32]:
+    """Inputs without the windows that have a float logit outside the central ``share`` of all; all of them for 1.
+
+    The converter's int8 ranges are plain minimum and maximum: a few extreme windows make every step coarser, and near
+    the decision int8 then ties where float does not. Left out, they saturate: same label, less extreme probability.
+    """
+    tail = 50 * (1 - share)
+    low, high = np.percentile(logits, [tail, 100 - tail])
+    kept = ((logits >= low) & (logits <= high)).all(axis=1)
+    return {name: array[kept] for name, array in inputs.items()}
+
+
 def check_no_leak(pool: Pool, calibration: Mapping[str, Ints], train_subjects: Sequence[str]) -> None:
     """Raise CalibrationError where a calibration window is not of a training subject."""
     for mask, indices in calibration.items():

@@ -49,6 +49,7 @@ BAD_INPUT = 2
 @click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
 @click.option("--windows", default=PER_MASK, show_default=True, help="Calibration windows for each set of sensors.")
 @click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
+@click.option("--share", type=click.FloatRange(0.5, 1.0), help="Of windows that set int8 ranges (else 1, 0.99, 0.98).")
 @click.option("--force", is_flag=True, help="Write the bundle even where int8 differs too much; its card says so.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
@@ -61,6 +62,7 @@ def command(
     seed: int,
     windows: int,
     judges: int,
+    share: float | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -69,13 +71,13 @@ def command(
     say("start torch")  # seconds, hence not at the top of this file
     from quantize.calibrate import read_pool
     from quantize.export import read_checkpoint
-    from quantize.package import Options, build, read_results
+    from quantize.package import SHARES, Options, build, read_results
 
     say("read checkpoint and windows")
     loaded = read_checkpoint(checkpoint)
     records = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, say)
-    options = Options(seed, windows, judges, force)
+    options = Options(seed, windows, judges, (share,) if share else SHARES, force)
     with _work(work) as folder:
         built = build(loaded, pool, output, folder, results=records, options=options, on_step=say)
     if as_json:

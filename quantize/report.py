@@ -119,6 +119,11 @@ def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
         "are mostly of training subjects: the figures compare int8 with float and say nothing of skill.",
         _markdown(*_parity_table(m.parity)),
     ]
+    if report["calibration_share"] < 1:
+        parts.append(
+            f"The int8 ranges are those of the central {report['calibration_share']:.0%} of the calibration windows: "
+            "labels keep closer to the float network, and the surest probabilities come out less extreme."
+        )
     if not gate["passed"]:
         parts.append(f"**The parity gate FAILED** and was overruled: {'; '.join(gate['failures'])}.")
     return parts
@@ -185,6 +190,8 @@ def _verdict(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -
     model, failures = report["model"], report["gate"]["failures"]
     size = f"{model['size_bytes'] / 1000:.1f} kB, {sum(model['operators'].values())} operators"
     lines = [Text(f"full int8: {size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
+    if report["calibration_share"] < 1:
+        lines.append(Text(f"int8 ranges of the central {report['calibration_share']:.0%} of the calibration windows"))
     lines += [Text(f"gate: {failure}", style="red") for failure in failures]
     if bundle is not None:
         lines.append(Text(f"{bundle.path}  sha256 {bundle.sha256}", style="green" if not failures else "yellow"))

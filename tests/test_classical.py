@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.pipeline.spec import default_spec
@@ -50,6 +50,7 @@ def test_a_steady_heart_has_no_variability() -> None:
     assert [found[k] for k in ("hr_sd", "rmssd", "sdnn", "pnn50", "hr_slope")] == pytest.approx([0.0] * 5, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(slope=st.floats(-0.02, 0.02), level=st.floats(1.5, 20.0))
 def test_tonic_trend_is_recovered(slope: float, level: float) -> None:
     t = np.arange(N_EDA) / SPEC.eda.sfreq

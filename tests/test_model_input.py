@@ -25,7 +25,8 @@ def test_fixed_and_window_modes() -> None:
     ecg = (ECG[:, 0] - np.median(ECG[:, 0])) / ECG[:, 0].std()
     assert out["ecg"][0] == pytest.approx(np.clip(ecg, -spec.clip, spec.clip), abs=1e-5)
     assert out["ecg"][1] == pytest.approx((ECG[:, 1] - 75.0) / 15.0, abs=1e-5)
-    assert out["eda"][0] == pytest.approx((EDA[:, 0] - 3.0) / 3.0, abs=1e-5)
+    assert out["eda"][0] == pytest.approx((np.arcsinh(EDA[:, 0] / 0.05) - 3.5) / 0.7, abs=1e-5)
+    assert out["eda"][1] == pytest.approx(np.arcsinh(EDA[:, 1] / 0.02), abs=1e-5)
 
 
 def test_gain_and_polarity_of_the_electrode_do_not_reach_the_network_as_size() -> None:
@@ -45,7 +46,8 @@ def test_calibrated_mode_subtracts_the_persons_rest_and_refuses_to_guess_it() ->
     baseline = Baseline({"ecg": 0.0, "hr": 60.0, "tonic": 9.0, "phasic": 0.0})
     out = model_input({"ecg": ECG, "eda": EDA}, spec, baseline).arrays
     assert out["ecg"][1] == pytest.approx((ECG[:, 1] - 60.0) / 15.0, abs=1e-5)
-    assert out["eda"][0] == pytest.approx((EDA[:, 0] - 9.0) / 3.0, abs=1e-5)
+    ratio = (np.arcsinh(EDA[:, 0] / 0.05) - np.arcsinh(9.0 / 0.05)) / 0.7
+    assert out["eda"][0] == pytest.approx(ratio, abs=1e-5)
     with pytest.raises(PipelineError, match="resting baseline"):
         model_input({"ecg": ECG}, spec)
 
@@ -64,6 +66,6 @@ def test_baseline_is_the_median_over_usable_windows_only() -> None:
 
 
 def test_clipping_is_counted() -> None:
-    out = model_input({"eda": EDA * [30.0, 1.0]}, default_spec())
+    out = model_input({"eda": EDA * [1e4, 1.0]}, default_spec())
     assert np.abs(out.arrays["eda"]).max() <= 6.0
     assert out.clipped["eda"] > 0.9

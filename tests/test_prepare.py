@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.pipeline.model_input import baseline_of as device_baseline_of
@@ -176,6 +176,7 @@ def test_a_recording_without_rest_or_signals_is_refused() -> None:
 edges = st.lists(st.floats(0, 1000), min_size=2, max_size=12, unique=True).map(sorted)
 
 
+@settings(deadline=None)
 @given(edges=edges, start=st.floats(0, 1000), length=st.floats(1, 100))
 def test_a_window_has_a_label_only_wholly_inside_one_stretch(edges: list[float], start: float, length: float) -> None:
     stretches = [(a, b, i % 2) for i, (a, b) in enumerate(pairwise(edges))]

@@ -20,7 +20,7 @@ from sklearn.metrics import recall_score
 from device.bundle import DISCLAIMER, MASKS, read_bundle
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.spec import default_spec
-from quantize.calibrate import Pool, balanced, calibration_inputs, check_no_leak, read_pool, select
+from quantize.calibrate import Pool, balanced, calibration_inputs, central, check_no_leak, read_pool, select
 from quantize.cli import explain, main
 from quantize.convert import convert, inspect
 from quantize.errors import CalibrationError, ConvertError
@@ -173,7 +173,7 @@ def test_the_file_is_int8_from_end_to_end(run: Run) -> None:
 
 
 def test_float_operators_would_be_found(run: Run) -> None:
-    inspection = inspect(run.work / "tflite" / "model_float32.tflite", run.work)
+    inspection = inspect(run.work / "share-100" / "tflite" / "model_float32.tflite", run.work)
     assert len(inspection.float_operators) == sum(inspection.operators.values())
     assert inspection.inputs["ecg"].dtype == "float32"
 
@@ -236,6 +236,7 @@ def test_card_says_what_it_must(run: Run) -> None:
     for p in bundle.manifest.parity:
         assert f"| {p.n_windows} | {p.agreement:.3f} | {p.cosine:.4f} |" in card
     assert bundle.report["training"]["epochs"] == 3
+    assert bundle.report["attempts"] == [{"calibration_share": 1.0, "failures": []}]
     assert bundle.report["windows"]["calibration_subjects"] == TRAINED
 
 
@@ -376,6 +377,13 @@ def test_calibration_windows_are_training_subjects_of_every_mask() -> None:
             assert not set(judges) & set(indices), mask
     masks = calibration_inputs(pool, chosen, SPEC)["mask"]
     assert {tuple(row) for row in masks.tolist()} == {(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)}
+
+
+def test_central_leaves_out_the_extremes_and_nothing_for_one() -> None:
+    logits = np.arange(200, dtype=np.float32).reshape(100, 2)
+    inputs = {"mask": np.arange(100, dtype=np.float32)[:, None]}
+    np.testing.assert_array_equal(central(inputs, logits, 1.0)["mask"], inputs["mask"])
+    np.testing.assert_array_equal(central(inputs, logits, 0.9)["mask"][:, 0], np.arange(5, 95))
 
 
 def test_leak_is_caught() -> None:

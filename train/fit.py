@@ -44,10 +44,10 @@ class FitConfig:
     """Training subjects kept aside to choose the epoch."""
     hr_noise: float = 0.1
     """Spread of a constant shift of the scaled heart rate: 1.5 beats/min."""
-    eda_gain: float = 0.2
-    """Spread of the log of a gain on EDA: electrodes and skin differ."""
-    tonic_shift: float = 0.15
-    """Spread of a constant shift of the scaled tonic level."""
+    phasic_gain: float = 0.2
+    """Spread of the log of a gain on the scaled phasic EDA: electrodes and skin differ."""
+    tonic_shift: float = 0.3
+    """Spread of a constant shift of the scaled tonic level: a fifth of the level, more or less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def _augmented(
     ecg, eda = windows.ecg[batch].copy(), windows.eda[batch].copy()
     ecg[:, 0] *= rng.choice([-1.0, 1.0], (n, 1)).astype(np.float32)
     ecg[:, 1] += rng.normal(0.0, config.hr_noise, (n, 1)).astype(np.float32)
-    eda *= np.exp(rng.normal(0.0, config.eda_gain, (n, 1, 1))).astype(np.float32)
+    eda[:, 1] *= np.exp(rng.normal(0.0, config.phasic_gain, (n, 1))).astype(np.float32)
     eda[:, 0] += rng.normal(0.0, config.tonic_shift, (n, 1)).astype(np.float32)
     mask = windows.present[batch].astype(np.float32)
     lost = rng.random(n) < config.modality_dropout

@@ -75,10 +75,15 @@ def model_input(data: Mapping[str, Floats], spec: SignalSpec, baseline: Baseline
 
 def _scale(x: Floats, channel: ChannelSpec, baseline: Baseline | None) -> Floats:
     center, scale = channel.center, channel.scale
+    x = _compressed(x, channel)
     if channel.mode == "window":
         center, scale = float(np.median(x)), max(channel.scale, float(np.std(x)))
     elif channel.mode == "baseline":
         if baseline is None:
             raise PipelineError(f"channel {channel.name} needs the wearer's resting baseline; record one first")
-        center = baseline.center[channel.name]
+        center = float(_compressed(np.array(baseline.center[channel.name]), channel))
     return (x - center) / scale
+
+
+def _compressed(x: Floats, channel: ChannelSpec) -> Floats:
+    return np.arcsinh(x / channel.knee) if channel.knee else x

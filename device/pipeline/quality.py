@@ -40,7 +40,7 @@ RATE_BPM = (30.0, 220.0)
 JUMP = 0.3
 """Neighbouring intervals that differ by more than this share of the longer make a jump."""
 JUMPS: Ramp = (1.0, 0.7)
-"""Share of jumps: 0.84 in the most irregular 0.5 % of reference windows (bigeminy, fibrillation)."""
+"""Share of jumps: fibrillation passes; lasting bigeminy does not, for its rate alternates and says nothing."""
 FEWEST_BEATS = 3
 """Fewer beats have no template and no rate."""
 TEMPLATE_S = 0.2
@@ -52,7 +52,13 @@ QRS_S = (0.1, 0.15)
 NEIGHBOUR_S = 0.031
 """Prominence is how far a sample stands out of the two this far to its sides: half a narrow QRS."""
 HIDDEN_BEAT = 1.5
-"""The rate unchanged for more than this many intervals: they were equal, or there was no beat where one was due."""
+"""At the window's end, the rate unchanged for more than this many intervals: beats were due, come or not."""
+ROUNDING = 1.5
+"""Samples by which an interval and the indices of its beats may differ."""
+PAUSE_S = 3.0
+"""No pause between beats is longer (Orphanidou et al. 2015)."""
+COVERED: Ramp = (0.25, 0.75)
+"""Share of the window that is not in such a pause."""
 
 RANGE_US = (0.05, 60.0)
 """Skin conductance of a skin in contact (Kleckner et al. 2018)."""
@@ -98,6 +104,7 @@ def ecg_quality(data: Floats, sfreq: float) -> Quality:
     height = float(np.median(np.abs(_around(outstanding, peaks, round(SEARCH_S * sfreq))).max(axis=1)))
     scores = (
         ("contact", min(_score(height, BEAT_MV), _score(spread, HUGE_MV))),
+        ("contact", _score(_covered(peaks, len(x), sfreq), COVERED)),
         ("noise", _score(height / spread, SHARPNESS)),
         ("noise", _score(height / (_rest(outstanding, peaks, sfreq) + 1e-12), PROMINENCE)),
         ("noise", _score(_alike(_around(x, peaks, margin)), ALIKE)),
@@ -107,16 +114,25 @@ def ecg_quality(data: Floats, sfreq: float) -> Quality:
 
 
 def beats(rate: Floats, sfreq: float) -> Indices:
-    """Sample indices where a heart rate (n_times,) says beats are: its steps, and beats due where it stays the same."""
+    """Sample indices of the beats that a heart rate, (n_times,) in 1/min, tells of.
+
+    Every step is a beat. Where intervals are equal to the bit there is no step: such beats are known from the next
+    step, which says how long ago the beat before it was, and at the window's end from the beats that were due.
+    """
     steps = np.flatnonzero(np.diff(rate) != 0.0) + 1
-    edges = [0, *steps.tolist(), len(rate)]
-    found = set(steps.tolist())
-    for start, stop in pairwise(edges):
+    found = steps.tolist()
+    for start, stop in pairwise([0, *found, len(rate)]):
         interval = 60.0 * sfreq / rate[start] if rate[start] > 0.0 else np.inf
-        if stop - start > HIDDEN_BEAT * interval:
-            due = start + interval * np.arange(1, int((stop - start) / interval + 0.5))
-            found.update(np.round(due).astype(int).tolist())
-    return np.array(sorted(found), dtype=np.int64)
+        if stop < len(rate):
+            last = stop - 60.0 * sfreq / rate[stop] if rate[stop] > 0.0 else start
+        else:
+            last = stop - 1 if stop - start > HIDDEN_BEAT * interval else start
+        if start == 0:
+            hidden = np.arange(last, 0.0, -interval) if np.isfinite(interval) else np.empty(0)
+        else:
+            hidden = start + interval * np.arange(1, 1 + max(0, int((last + ROUNDING - start) / interval)))
+        found += np.round(hidden).astype(int).tolist()
+    return np.unique(np.array(found, dtype=np.int64))
 
 
 def _score(value: float, ramp: Ramp) -> float:
@@ -158,6 +174,12 @@ def _alike(segments: Floats) -> float:
     energy = (segments**2).sum(axis=1) * (template**2).sum()
     correlation = (segments * template).sum(axis=1) / np.sqrt(energy + 1e-24)
     return float(np.mean(correlation >= ALIKE_CORRELATION))
+
+
+def _covered(peaks: Indices, n_times: int, sfreq: float) -> float:
+    """Share of the window that lies in no long pause."""
+    intervals = np.diff(np.concatenate([[0], peaks, [n_times]]))
+    return float(intervals[intervals <= PAUSE_S * sfreq].sum()) / n_times
 
 
 def _rate_score(intervals: Floats) -> float:

@@ -13,15 +13,18 @@ from device.pipeline.errors import SpecError
 
 
 class ChannelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one channel becomes a number the network can read: ``clip((x - center) / scale)``."""
+    """How one channel becomes a number the network can read: ``clip((c(x) - center) / scale)``, c as ``knee`` says."""
 
     name: str
     """``ecg`` (mV), ``hr`` (1/min), ``tonic`` or ``phasic`` (uS)."""
     units: str
+    knee: float
+    """0: ``c(x) = x``. Above: ``c(x) = asinh(x / knee)``, linear below the knee (in ``units``) and logarithmic above,
+    so that 8 bits resolve a skin of 0.1 uS and one of 20 uS alike."""
     center: float
-    """Subtracted, in ``units``; the person's own resting median instead where ``mode`` is ``baseline``."""
+    """Subtracted; ``c`` of the person's own resting median instead where ``mode`` is ``baseline``."""
     scale: float
-    """Divided by, in ``units``; the window's own spread instead where ``mode`` is ``window``."""
+    """Divided by; the window's own spread instead where ``mode`` is ``window``."""
     mode: Literal["fixed", "window", "baseline"]
     """``fixed``: the two numbers above. ``window``: center and scale by the window's own median and standard
     deviation, with ``scale`` as the least deviation. ``baseline``: center by the person's resting baseline, ``scale``
@@ -108,8 +111,8 @@ def _check(spec: SignalSpec) -> None:
         for name, seconds in (("window_s", spec.window_s), ("stride_s", spec.stride_s)):
             if seconds <= 0 or (seconds * part.sfreq) % 1:
                 raise SpecError(name, f"{seconds} s is not a whole, positive number of samples at {part.sfreq} Hz")
-        if any(channel.scale <= 0 for channel in part.channels):
-            raise SpecError(f"{modality}.channels", "scale must be > 0")
+        if any(channel.scale <= 0 or channel.knee < 0 for channel in part.channels):
+            raise SpecError(f"{modality}.channels", "scale must be > 0 and knee >= 0")
         if part.order < 1 or part.warmup_s < 0:
             raise SpecError(modality, "order must be >= 1 and warmup_s >= 0")
     if not 0 < spec.ecg.highpass_hz < spec.ecg.lowpass_hz < spec.ecg.sfreq / 2:
@@ -125,7 +128,8 @@ def default_spec(*, calibrated: bool = False) -> SignalSpec:
 
     Band edges: ECG 0.5-40 Hz is the monitoring band (a Polar H10 itself passes 0.7-40 Hz); EDA tonic below 0.05 Hz
     and phasic above it is the usual split (Boucsein et al. 2012, Psychophysiology 49:1017). Centers and scales are
-    free choices near the middle of healthy adults at rest.
+    free choices near the middle of healthy adults at rest; knees are the least level with contact (0.05 uS) and the
+    least skin conductance response (0.02 uS), which puts 0.03-20 uS and +-4 uS inside the clip.
     """
     mode: Literal["fixed", "baseline"] = "baseline" if calibrated else "fixed"
     return SignalSpec(
@@ -136,8 +140,8 @@ def default_spec(*, calibrated: bool = False) -> SignalSpec:
             order=2,
             warmup_s=2.0,
             channels=(
-                ChannelSpec("ecg", "mV", 0.0, 0.02, "window"),
-                ChannelSpec("hr", "1/min", 75.0, 15.0, mode),
+                ChannelSpec("ecg", "mV", 0.0, 0.0, 0.02, "window"),
+                ChannelSpec("hr", "1/min", 0.0, 75.0, 15.0, mode),
             ),
         ),
         eda=EdaSpec(
@@ -147,8 +151,8 @@ def default_spec(*, calibrated: bool = False) -> SignalSpec:
             order=2,
             warmup_s=10.0,
             channels=(
-                ChannelSpec("tonic", "uS", 3.0, 3.0, mode),
-                ChannelSpec("phasic", "uS", 0.0, 0.3, "fixed"),
+                ChannelSpec("tonic", "uS", 0.05, 3.5, 0.7, mode),
+                ChannelSpec("phasic", "uS", 0.02, 0.0, 1.0, "fixed"),
             ),
         ),
         window_s=60.0,

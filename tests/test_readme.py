@@ -1,0 +1,66 @@
+"""Every command the README shows is run as a user would run it, or stands below with the reason why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOT_RUN_HERE = {
+    "make test": "this test runs inside it",
+    "affectd run --config affectd.toml": "needs sensors; its flow is tests/test_daemon.py",
+    "AFFECTD_REFERENCE_DATA=... train/runs/default.sh": "half an hour of training; each step has its own tests",
+}
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line.split("   #")[0].strip() for block in blocks for line in block.splitlines()]
+    starts = ("make ", "affectd", "AFFECTD_")
+    return [line for line in lines if line.startswith(starts)]
+
+
+COMMANDS = readme_commands()
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "PYTHONDONTWRITEBYTECODE")}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env={**env, "PATH": path}, capture_output=True, text=True, timeout=900
+    )
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    assert {"make demo", "make test"} <= set(COMMANDS)
+    assert set(NOT_RUN_HERE) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make") and c not in NOT_RUN_HERE])
+def test_make_commands(command: str) -> None:
+    done = run(command, ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no medical device" in done.stdout
+    if "--json" in command:
+        assert json.loads(done.stdout.splitlines()[-1])["predictions"] > 0
+
+
+def test_the_configuration_commands_in_their_order(tmp_path: Path) -> None:
+    commands = [c for c in COMMANDS if c.startswith("affectd") and c not in NOT_RUN_HERE]
+    assert len(commands) == 2
+    for command in commands:
+        done = run(command, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "affectd.toml").stat().st_size > 0
+
+
+def test_make_test_sets_up_and_runs_every_check() -> None:
+    plan = run("make --dry-run --always-make test", ROOT)
+    assert plan.returncode == 0
+    assert "requirements.lock" in plan.stdout
+    assert "scripts/check" in plan.stdout
