@@ -121,7 +121,7 @@ def test_a_closed_gate_equals_no_connection() -> None:
 
 
 def test_only_layers_that_convert_to_int8() -> None:
-    allowed = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, nn.Dropout)
+    allowed = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Linear, nn.Dropout)
     leaves = [m for m in ACC().modules() if not list(m.children())]
     assert all(isinstance(m, allowed) for m in leaves)
     assert all(m.kernel_size[0] == 1 for m in leaves if isinstance(m, nn.Conv2d))

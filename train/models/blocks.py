@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Sequential):
-    """Strided (1, k) convolution, BatchNorm, ReLU: (N, in, 1, T) -> (N, out, 1, T / stride).
+    """Strided (1, k) convolution, BatchNorm, ReLU6: (N, in, 1, T) -> (N, out, 1, T / stride).
 
     Conv2d and not Conv1d because the converter turns Conv1d into transposes around a Conv2d. The convolution has no
     bias: BatchNorm, which the converter folds into it, brings one. ``kernel - stride`` must be even, so that the
-    padding is the same on both sides and the length divides cleanly.
+    padding is the same on both sides and the length divides cleanly. ReLU6 and not ReLU because rare windows reach 30
+    with ReLU while most of a feature map lies below 1, and one int8 scale has to serve both.
     """
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
@@ -24,7 +25,7 @@ class ConvBlock(nn.Sequential):
         super().__init__(
             nn.Conv2d(n_in, n_out, (1, kernel), stride=(1, stride), padding=padding, bias=False),
             nn.BatchNorm2d(n_out),
-            nn.ReLU(),
+            nn.ReLU6(),
         )
 
 
