@@ -175,7 +175,7 @@ def _description(loaded: Bundle) -> str:
 )
 @click.option("--only", type=click.Choice(["rest", "event", "stress"]), help="Play one of the recordings.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-@click.option("--screenshot", type=FilePath, help="Write the view, while the wrist sensor is gone, to this SVG file.")
+@click.option("--screenshot", type=FilePath, help="Write the view, late in the last recording, to this SVG file.")
 def demo(
     bundle: Path,
     runtime: str,

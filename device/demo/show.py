@@ -15,7 +15,7 @@ from rich.live import Live
 
 from device.bundle import Bundle
 from device.demo.loader import DATA, DemoRecording, available, load
-from device.demo.player import DROP_FOR, DROP_FROM, Player
+from device.demo.player import Player
 from device.demo.view import DISCLAIMER, PlainProgress, closing, opening, render, screenshot
 from device.errors import RecordingError
 from device.inference import Prediction
@@ -24,8 +24,8 @@ from device.session import Tally
 SHOW_S = 30.0
 """Seconds the whole demo takes unless told otherwise: long enough to see, short enough to watch."""
 FRAMES_PER_S = 8
-SCREENSHOT_AT = DROP_FROM + 0.75 * DROP_FOR
-"""Share of a recording at which the screenshot is taken: the wrist sensor is gone, and predictions say so."""
+SCREENSHOT_AT = 0.9
+"""Share of a recording at which the screenshot is taken: both sensors are back, and the strip shows the loss."""
 
 
 def show_all(

@@ -30,7 +30,7 @@ UNITS = {"ecg": "mV", "eda": "uS"}
 COLOURS = {"ecg": "green", "eda": "cyan"}
 LABEL_COLOURS = ("blue", "red", "yellow", "magenta", "cyan", "green")
 """Of the labels, in the model's order."""
-REST_WORDS = ("rest", "baseline", "neutral", "relax")
+REST_WORDS = ("rest", "baseline", "neutral", "relax", "questionnaire", "transition")
 """In a task's description: it is drawn in the first label's colour, any other task in the second's."""
 GLYPHS = {("ecg", "eda"): "█", ("ecg",): "▄", ("eda",): "▀"}
 ABSTAINED = "·"

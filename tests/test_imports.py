@@ -1,0 +1,28 @@
+"""What importing costs: the pure path loads no radio and no event loop, the device part no torch and no converter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "tensorflow", "onnx", "onnx2tf", "onnxruntime", "sklearn", "pandas", "matplotlib", "wfdb"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_pipeline_is_pure() -> None:
+    assert loaded_by("import device.pipeline.pipeline").isdisjoint(HEAVY | {"bleak", "click", "rich", "dbus_fast"})
+
+
+@pytest.mark.parametrize("module", ["device.cli", "device.daemon", "device.demo.show", "firmware_bridge.pair.cli"])
+def test_the_device_part_is_light(module: str) -> None:
+    assert loaded_by(f"import {module}").isdisjoint(HEAVY | {"bleak", "tflite_runtime", "ai_edge_litert"})
+
+
+def test_codecs_are_the_standard_library_alone() -> None:
+    assert loaded_by("import firmware_bridge.protocols").isdisjoint({"numpy", "scipy", "msgspec", "bleak"})
