@@ -73,5 +73,5 @@ class GateError(QuantizeError):
         self.failures = tuple(failures)
         self.report = report
         """The full report, kept so that the cause can be found."""
-        remedy = "no bundle was written; calibrate on more windows, or give --force to write it all the same"
+        remedy = "no bundle was written; train so that int8 keeps up, or give --force"
         super().__init__(one_line("parity gate", f"{', '.join(self.failures)}; {remedy}", f"report: {report}"))

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from device.bundle import DISCLAIMER, Bundle, Manifest, Parity
+from device.bundle import DISCLAIMER, Bundle, Manifest
 
 MASK_WORDS = {"ecg+eda": "ECG and EDA", "both": "ECG and EDA", "ecg": "ECG alone", "eda": "EDA alone"}
 
@@ -81,7 +81,9 @@ def _validated(m: Manifest, report: Mapping[str, Any]) -> list[str]:
         parts = [
             f"Leave-one-subject-out, float networks, {mode}: every figure is a mean over people whom the network that "
             f"was judged had never seen. This bundle's own network follows the same recipe; {_held_out(report)}",
-            _markdown(("system", "sensors", "subjects", "balanced accuracy", "95 % interval", "AUROC"), _loso(records)),
+            _markdown(
+                ("system", "sensors", "subjects", "balanced accuracy", "95 % interval", "AUROC"), _loso(m, records)
+            ),
         ]
     else:
         parts = ["No leave-one-subject-out results were given when this bundle was made."]
@@ -96,12 +98,18 @@ def _held_out(report: Mapping[str, Any]) -> str:
     return f"it has never seen {', '.join(names)}." if names else "it has learned from all of these people."
 
 
-def _loso(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def _sensors(m: Manifest, mask: str) -> str:
+    """A mask in words; ECG that nobody measured is never called ECG."""
+    words = MASK_WORDS.get(mask, mask)
+    return words.replace("ECG", "surrogate ECG") if m.surrogate_ecg else words
+
+
+def _loso(m: Manifest, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """One row per record."""
     return [
         (
             r["system"],
-            MASK_WORDS.get(r["mask"], r["mask"]),
+            _sensors(m, r["mask"]),
             str(r["subjects"]),
             _figure(r["balanced_accuracy"]),
             " - ".join(_figure(edge) for edge in r["ci95"]),
@@ -117,31 +125,31 @@ def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
     parts = [
         "The same windows through the float network and through this file on the device's own inference. The windows "
         "are mostly of training subjects: the figures compare int8 with float and say nothing of skill.",
-        _markdown(*_parity_table(m.parity)),
+        _markdown(*_parity_table(m)),
     ]
     if report["calibration_share"] < 1:
         parts.append(
             f"The int8 ranges are those of the central {report['calibration_share']:.0%} of the calibration windows: "
-            "labels keep closer to the float network, and the surest probabilities come out less extreme."
+            "more extreme windows saturate, and their probabilities come out less extreme."
         )
     if not gate["passed"]:
         parts.append(f"**The parity gate FAILED** and was overruled: {'; '.join(gate['failures'])}.")
     return parts
 
 
-def _parity_table(parity: Iterable[Parity]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+def _parity_table(m: Manifest) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """Header and one row per mask."""
     header = ("sensors", "windows", "agreement", "cosine", "balanced accuracy float", "int8")
     rows: list[tuple[str, ...]] = [
         (
-            MASK_WORDS[p.mask],
+            _sensors(m, p.mask),
             str(p.n_windows),
             _figure(p.agreement),
             f"{p.cosine:.4f}",
             _figure(p.balanced_accuracy_float),
             _figure(p.balanced_accuracy_int8),
         )
-        for p in parity
+        for p in m.parity
     ]
     return header, rows
 
