@@ -197,6 +197,25 @@ def test_an_interrupted_run_goes_on(people: list[Prepared], out: Path, records: 
     assert again[2] == records[2]
 
 
+@pytest.mark.parametrize("changed", ["fit", "model", "windows"])
+def test_a_fold_of_another_configuration_is_not_taken_over(
+    changed: str, people: list[Prepared], tmp_path: Path
+) -> None:
+    """Three people and one epoch: what counts is which folds run again."""
+    few = people[:3]
+    config = replace(QUICK, epochs=1, inner_subjects=1)
+    run = {"mode": "cold_start", "seeds": [0], "fit_config": config, "model_config": TINY, "workers": 1}
+    said: list[str] = []
+    loso(few, tmp_path, **run)
+    loso(few, tmp_path, **run, say=said.append)
+    assert said == []
+    other = {"fit": {"fit_config": replace(config, lr=1e-3)}, "model": {"model_config": replace(TINY, hidden=5)}}
+    if changed == "windows":
+        few = [replace(few[0], eda=few[0].eda * 2), *few[1:]]
+    loso(few, tmp_path, **{**run, **other.get(changed, {})}, say=said.append)
+    assert len(said) == 1 + len(few)
+
+
 def test_summary_is_flat_complete_and_agrees_with_the_folds(records: list[dict[str, object]]) -> None:
     summary = summarise(records, {"commit": "abc", "command": "test"})
     keys = {(r["mode"], r["system"], r["mask"]) for r in summary}

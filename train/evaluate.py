@@ -7,6 +7,8 @@ scored); every modality mask; per-subject figures; intervals by bootstrap over s
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +24,7 @@ from scipy.stats import wilcoxon
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.pipeline import Pipeline as Steps
 
+from device.pipeline.model_input import model_input
 from device.pipeline.spec import SignalSpec, default_spec
 from train.errors import LeakError
 from train.fit import MASKS, FitConfig, config_record, fit, predict
@@ -108,6 +111,7 @@ class _Job:
     fit_config: FitConfig
     model_config: AccConfig
     spec: SignalSpec
+    key: str
 
 
 _job: _Job | None = None
@@ -130,16 +134,35 @@ def loso(
     out.mkdir(parents=True, exist_ok=True)
     named = {p.subject: p for p in people}
     tasks = [(fold, seed, out / f"{mode}-{fold.test}-{seed}.json") for fold in folds(named) for seed in seeds]
-    todo = [t for t in tasks if not t[2].exists()]
+    key = _key(people, spec, fit_config, model_config)
+    todo = [t for t in tasks if not _is_made(t[2], key)]
     if todo:
         say(f"{mode}: scaling {sum(map(len, people))} windows of {len(people)} people")
         features = {p.subject: classical.features(p, spec, calibrated=mode == "calibrated") for p in people}
-        _job = _Job(mode, named, network_windows(people, spec), features, fit_config, model_config, spec)
+        _job = _Job(mode, named, network_windows(people, spec), features, fit_config, model_config, spec, key)
         with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             for done, line in enumerate(pool.map(_run_fold, todo), 1):
                 say(f"{mode} {done}/{len(todo)}: {line}")
         _job = None
     return [json.loads(t[2].read_text()) for t in tasks]
+
+
+def _key(people: Sequence[Prepared], spec: SignalSpec, fit_config: FitConfig, model_config: AccConfig) -> str:
+    """Hash of everything a fold's figures depend on beside its subject and seed."""
+    digest = hashlib.sha256(repr((spec, fit_config, model_config)).encode())
+    for person in people:
+        for value in vars(person).values():
+            digest.update(np.ascontiguousarray(value).tobytes())
+    here = Path(__file__).parent
+    for source in (*sorted(here.glob("models/*.py")), here / "fit.py", here / "prepare.py", Path(__file__)):
+        digest.update(source.read_bytes())
+    digest.update(Path(inspect.getfile(model_input)).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_made(path: Path, key: str) -> bool:
+    """Whether a fold's file is there and from the same code, configuration and windows."""
+    return path.exists() and json.loads(path.read_text()).get("key") == key
 
 
 def _run_fold(task: tuple[Fold, int, Path]) -> str:
@@ -149,6 +172,7 @@ def _run_fold(task: tuple[Fold, int, Path]) -> str:
     assert_no_leak(fold.train, [fold.test], f"fold {fold.test}")
     systems = {"acc": _network_fold(_job, fold, seed), **_classical_fold(_job, fold, seed)}
     record = {
+        "key": _job.key,
         "mode": _job.mode,
         "test": fold.test,
         "seed": seed,
