@@ -159,7 +159,7 @@ def _description(loaded: Bundle) -> str:
             f"network     {len(loaded.model)} bytes",
             f"window      {spec.window_s:g} s every {spec.stride_s:g} s",
             f"baseline    {'needed' if spec.needs_baseline else 'not needed'}",
-            f"ECG         {'surrogate in part of the training' if manifest.surrogate_ecg else 'measured'}",
+            f"ECG         {'surrogate in training' if manifest.surrogate_ecg else 'measured'}",
             "",
             loaded.card.rstrip(),
         ]

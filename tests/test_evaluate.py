@@ -19,6 +19,7 @@ from device.pipeline.spec import default_spec
 from train.errors import LeakError, ResultError
 from train.evaluate import (
     MODES,
+    _key,
     assert_baseline_not_scored,
     assert_no_leak,
     assert_scaled_on,
@@ -188,32 +189,30 @@ def test_an_interrupted_run_goes_on(people: list[Prepared], out: Path, records: 
     kept = out / "cold_start-P1-0.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "kept": True}))
     (out / "cold_start-P2-0.json").unlink()
+    stale = out / "cold_start-P3-0.json"
+    stale.write_text(json.dumps({**json.loads(stale.read_text()), "key": "of other code", "stale": True}))
     said: list[str] = []
     again = loso(
         people[:6], out, mode="cold_start", seeds=[0], fit_config=QUICK, model_config=TINY, workers=1, say=said.append
     )
     assert again[1]["kept"]
-    assert len(said) == 2
-    assert again[2] == records[2]
+    assert len(said) == 3
+    assert again[2:4] == records[2:4]
 
 
-@pytest.mark.parametrize("changed", ["fit", "model", "windows"])
-def test_a_fold_of_another_configuration_is_not_taken_over(
-    changed: str, people: list[Prepared], tmp_path: Path
-) -> None:
-    """Three people and one epoch: what counts is which folds run again."""
-    few = people[:3]
-    config = replace(QUICK, epochs=1, inner_subjects=1)
-    run = {"mode": "cold_start", "seeds": [0], "fit_config": config, "model_config": TINY, "workers": 1}
-    said: list[str] = []
-    loso(few, tmp_path, **run)
-    loso(few, tmp_path, **run, say=said.append)
-    assert said == []
-    other = {"fit": {"fit_config": replace(config, lr=1e-3)}, "model": {"model_config": replace(TINY, hidden=5)}}
-    if changed == "windows":
-        few = [replace(few[0], eda=few[0].eda * 2), *few[1:]]
-    loso(few, tmp_path, **{**run, **other.get(changed, {})}, say=said.append)
-    assert len(said) == 1 + len(few)
+def test_a_folds_key_follows_configuration_spec_and_windows(people: list[Prepared]) -> None:
+    few = people[:2]
+    changed = replace(few[1], present=~few[1].present)
+    keys = {
+        _key(few, SPEC, QUICK, TINY),
+        _key(few, default_spec(calibrated=True), QUICK, TINY),
+        _key(few, SPEC, replace(QUICK, lr=1e-3), TINY),
+        _key(few, SPEC, QUICK, replace(TINY, attention=False)),
+        _key([few[0], changed], SPEC, QUICK, TINY),
+        _key(few[:1], SPEC, QUICK, TINY),
+    }
+    assert len(keys) == 6
+    assert _key(few, SPEC, QUICK, TINY) in keys
 
 
 def test_summary_is_flat_complete_and_agrees_with_the_folds(records: list[dict[str, object]]) -> None:

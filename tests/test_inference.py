@@ -362,7 +362,7 @@ def test_baseline_moves_the_input(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="baseline"):
         classifier.classify(case)
     near = classifier.classify(case, Baseline({"hr": 80.0, "tonic": 29.0}))
-    far = classifier.classify(case, Baseline({"hr": 80.0, "tonic": 3.0}))
+    far = classifier.classify(case, Baseline({"hr": 80.0, "tonic": 0.1}))
     assert near.modalities == ("ecg", "eda") and far.modalities == ("ecg",)
 
 

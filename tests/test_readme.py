@@ -45,7 +45,7 @@ def test_the_readme_names_the_two_commands() -> None:
 def test_make_commands(command: str) -> None:
     done = run(command, ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no medical device" in done.stdout
+    assert "Not a medical device" in done.stdout
     if "--json" in command:
         assert json.loads(done.stdout.splitlines()[-1])["predictions"] > 0
 
