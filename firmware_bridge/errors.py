@@ -3,6 +3,8 @@
 FirmwareBridgeError
 +-- DecodeError     bytes that are not what the protocol says; carries the protocol, the offset and the bytes
 +-- RegistryError   the file of paired sensors is wrong; carries the file and the place
++-- UnknownProtocolError   (protocols.py) no codec of that name
++-- RadioError             (pair/scan.py) no adapter, no D-Bus, or a sensor that does not answer
 """
 
 from __future__ import annotations
