@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from device.pipeline.model_input import Baseline, model_input
+from device.pipeline.model_input import Baseline, baseline_from, model_input
 from device.pipeline.pipeline import Pipeline
 from device.pipeline.spec import MODALITIES, SignalSpec
 from device.pipeline.types import Chunk, Clock, Window
@@ -229,14 +229,13 @@ def _key(root: Path, name: str, spec: SignalSpec) -> str:
 
 def baseline_of(prepared: Prepared, spec: SignalSpec) -> Baseline:
     """The person's resting medians, from baseline windows only."""
-    center: dict[str, float] = {}
+    samples = {}
     for index, modality in enumerate(MODALITIES):
         used = prepared.is_baseline & prepared.present[:, index]
         if not used.any():
             used = prepared.is_baseline
-        samples = getattr(prepared, modality)[used].reshape(-1, 2)
-        center.update(zip(spec.ch_names(modality), np.median(samples, axis=0).tolist(), strict=True))
-    return Baseline(center, int(prepared.is_baseline.sum()))
+        samples[modality] = getattr(prepared, modality)[used].reshape(-1, 2)
+    return baseline_from(samples, spec, int(prepared.is_baseline.sum()))
 
 
 def network_windows(people: Sequence[Prepared], spec: SignalSpec) -> Windows:

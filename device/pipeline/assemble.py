@@ -51,6 +51,10 @@ class _Last:
     seconds: float
     """Sensor time of the newest sample, s since the first packet (unwrapped)."""
     ticks: int
+    stamp_index: int
+    """The stamped sample."""
+    stamp_seconds: float
+    """Its sensor time, s."""
     stop: int
     """Index after the newest sample."""
     host: float
@@ -73,8 +77,6 @@ class Assembler:
         self._rate = RateFit(info.sfreq, info.sfreq_tolerance)
         self._host = HostFit()
         self._last: _Last | None = None
-        self._stamp_seconds = 0.0
-        self._last_n = 0
 
     def push(self, packet: Packet, host_ns: int) -> list[Chunk]:
         """Place one packet.
@@ -110,9 +112,7 @@ class Assembler:
 
     def _tick_step(self, packet: Packet, last: _Last) -> float:
         """Sensor seconds from the last packet's stamp to this one's, unwrapped."""
-        span = 1 << self.info.tick_bits
-        step = (packet.ticks - last.ticks) % span
-        return (step - span if step >= span // 2 else step) / self.info.tick_hz
+        return _wrapped_step(packet.ticks, last.ticks, self.info.tick_bits) / self.info.tick_hz
 
     def _is_old(self, packet: Packet, last: _Last) -> bool:
         """Duplicate or reordered packet: counted and left out."""
@@ -131,16 +131,18 @@ class Assembler:
     def _seq_step(self, packet: Packet, last: _Last) -> int | None:
         if packet.seq is None or last.seq is None or not self.info.seq_bits:
             return None
-        span = 1 << self.info.seq_bits
-        step = (packet.seq - last.seq) % span
-        return step - span if step >= span // 2 else step
+        return _wrapped_step(packet.seq, last.seq, self.info.seq_bits)
+
+    def _stamp_offset(self, n_times: int) -> int:
+        """Place of the stamped sample in its packet."""
+        return n_times - 1 if self.info.stamped == "last" else 0
 
     def _begin(self, packet: Packet, n_times: int, host: float, start: int, not_before: float) -> Chunk:
         """First packet of a sensor clock: dated by its arrival."""
         self._rate.restart()
         self._host.restart()
         period = 1.0 / self._rate.sfreq
-        seconds = 0.0 if self.info.stamped == "last" else (n_times - 1) * period
+        seconds = (n_times - 1 - self._stamp_offset(n_times)) * period
         end = max(host, not_before + n_times * period)
         self._host.add(seconds, host)
         return self._emit(packet, n_times, host, start, seconds, end, period)
@@ -155,18 +157,17 @@ class Assembler:
     def _continue(self, packet: Packet, n_times: int, host: float, last: _Last) -> Chunk:
         """A packet of the running sensor clock, with the samples lost before it made a gap."""
         sfreq = self._rate.sfreq
-        stamp_offset = n_times - 1 if self.info.stamped == "last" else 0
+        stamp_offset = self._stamp_offset(n_times)
         step = self._tick_step(packet, last)
-        last_stamp = last.stop - 1 if self.info.stamped == "last" else last.stop - self._last_n
-        expected = last_stamp + step * sfreq
+        expected = last.stamp_index + step * sfreq
         missing = self._missing(packet, last, expected - (last.stop + stamp_offset), n_times)
         start = last.stop + missing
-        seconds = self._stamp_seconds + step + (n_times - 1 - stamp_offset) / sfreq
+        seconds = last.stamp_seconds + step + (n_times - 1 - stamp_offset) / sfreq
         if missing:
             self._count_gap(missing)
         self._host.add(seconds, host)
         end = self._slewed(seconds, last)
-        period = (end - last.time) / n_times if not missing else (end - last.time) / (n_times + missing)
+        period = (end - last.time) / (n_times + missing)
         return self._emit(packet, n_times, host, start, seconds, end, period)
 
     def _missing(self, packet: Packet, last: _Last, deviation: float, n_times: int) -> int:
@@ -190,11 +191,10 @@ class Assembler:
     def _emit(
         self, packet: Packet, n_times: int, host: float, start: int, seconds: float, end: float, period: float
     ) -> Chunk:
-        stamp_index = start + (n_times - 1 if self.info.stamped == "last" else 0)
-        stamp_seconds = seconds if self.info.stamped == "last" else seconds - (n_times - 1) / self._rate.sfreq
-        self._stamp_seconds, self._last_n = stamp_seconds, n_times
-        self._rate.add(stamp_index, stamp_seconds)
-        self._last = _Last(packet.seq, seconds, packet.ticks, start + n_times, host, end)
+        offset = self._stamp_offset(n_times)
+        stamp_seconds = seconds - (n_times - 1 - offset) / self._rate.sfreq
+        self._rate.add(start + offset, stamp_seconds)
+        self._last = _Last(packet.seq, seconds, packet.ticks, start + offset, stamp_seconds, start + n_times, host, end)
         self.stats.samples += n_times
         self.stats.sfreq, self.stats.sfreq_now = self._rate.whole, self._rate.sfreq
         self.stats.drift_ppm = self._host.drift * 1e6
@@ -203,3 +203,10 @@ class Assembler:
         valid = ((values > low) & (values < high)).all(axis=1)
         clock = Clock(start, end - (n_times - 1) * period, period)
         return Chunk(self.info.modality, start, values * self.info.scale, valid, clock)
+
+
+def _wrapped_step(new: int, old: int, bits: int) -> int:
+    """Difference of two counters that wrap at ``2 ** bits``, the shorter way round."""
+    span = 1 << bits
+    step = (new - old) % span
+    return step - span if step >= span // 2 else step

@@ -33,14 +33,21 @@ def baseline_of(windows: Sequence[Window], spec: SignalSpec) -> Baseline:
 
     Raises PipelineError where a modality has no window of sufficient quality.
     """
-    center: dict[str, float] = {}
+    samples: dict[str, Floats] = {}
     for modality in MODALITIES:
         good = [w.data[modality] for w in windows if modality in w.data and w.quality[modality].sqi >= spec.sqi_min]
         if not good:
             raise PipelineError(f"baseline: no window of usable {modality}; check the sensor and rest once more")
-        medians = np.median(np.concatenate(good), axis=0)
-        center.update(zip(spec.ch_names(modality), medians.tolist(), strict=True))
-    return Baseline(center, len(windows))
+        samples[modality] = np.concatenate(good)
+    return baseline_from(samples, spec, len(windows))
+
+
+def baseline_from(samples: Mapping[str, Floats] | Mapping[str, Floats32], spec: SignalSpec, n_windows: int) -> Baseline:
+    """Median of every channel over (n_times, n_chans) resting samples per modality, from ``n_windows`` windows."""
+    center: dict[str, float] = {}
+    for modality, data in samples.items():
+        center.update(zip(spec.ch_names(modality), np.median(data, axis=0).tolist(), strict=True))
+    return Baseline(center, n_windows)
 
 
 @dataclass(frozen=True, slots=True)
