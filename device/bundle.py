@@ -31,6 +31,8 @@ from device.pipeline.errors import SpecError
 from device.pipeline.spec import MODALITIES, SignalSpec
 from firmware_bridge.packet import StreamInfo
 
+DEFAULT_BUNDLE = Path(__file__).with_name("bundles") / "default.affect"
+"""The bundle shipped with affectd."""
 FORMAT = "affectd-bundle/1"
 MANIFEST, MODEL, CARD, REPORT = PARTS = ("manifest.json", "model.tflite", "card.md", "report.json")
 HASHED = (MODEL, CARD, REPORT)

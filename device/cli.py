@@ -12,18 +12,23 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from device.bundle import Bundle, read_bundle
+from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.config import example_config, load_config
 from device.errors import DeviceError
 from device.inference import Prediction
 from device.pipeline.errors import PipelineError
 from device.recording import RecordingReader, affectd_version
-from device.session import DEFAULT_BUNDLE, Session, Tally, open_session
 from device.sinks.jsonl import JsonlSink
+from firmware_bridge.daemon_client import socket_path
+from firmware_bridge.daemon_client import status as ask_status
 from firmware_bridge.errors import FirmwareBridgeError
+
+if TYPE_CHECKING:
+    from device.session import Session, Tally
 
 EXIT_ERROR = 2
 """Bad input or a condition the user can change."""
@@ -46,8 +51,25 @@ def run(path: Path, verbose: bool) -> None:
     """Read the sensors and predict until stopped."""
     from device.daemon import run as run_daemon
 
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    for chatty in ("bleak", "dbus_fast", "bleak_retry_connector"):
+        logging.getLogger(chatty).setLevel(max(level, logging.INFO))
     asyncio.run(run_daemon(load_config(path)))
+
+
+@cli.command()
+@click.option("--socket", "path", type=FilePath, default=socket_path, help="Where the daemon listens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(path: Path, as_json: bool) -> None:
+    """Say what a running affectd does: each sensor's link, its signal, the newest prediction."""
+    from device.show import print_status
+
+    found = asyncio.run(ask_status(path))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_status(found)
 
 
 @cli.command()
@@ -59,6 +81,8 @@ def run(path: Path, verbose: bool) -> None:
 @click.option("--out", type=FilePath, help="Append the predictions to this file, one line of JSON each.")
 def replay(recording: Path, bundle: Path, runtime: str, recover: bool, as_json: bool, out: Path | None) -> None:
     """Send a recording through the whole path again, bit for bit."""
+    from device.session import Tally, open_session
+
     reader = RecordingReader(recording, recover=recover)
     loaded = read_bundle(bundle)
     session = open_session(loaded, reader.streams, runtime=runtime)
@@ -84,10 +108,10 @@ def replay(recording: Path, bundle: Path, runtime: str, recover: bool, as_json: 
 
 def _predictions(reader: RecordingReader, session: Session, span: list[int]) -> Iterable[Prediction]:
     """Predictions of a recording; ``span`` becomes the host times of its first and last notification."""
-    for notification in reader:
-        span[0] = span[0] or notification.host_ns
-        span[1] = notification.host_ns
-        yield from session.push(notification)
+    for arrival in reader:
+        span[0] = span[0] or arrival.host_ns
+        span[1] = arrival.host_ns
+        yield from session.push(arrival)
     yield from session.flush()
 
 

@@ -16,7 +16,9 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import msgspec
 
 from device.errors import ConfigError
-from firmware_bridge.registry import Sensor
+from firmware_bridge.daemon_client import DEFAULT_SOCKET
+from firmware_bridge.registry import Sensor, is_address
+from firmware_bridge.registry import read as read_registry
 
 Runtime = Literal["auto", "ai-edge-litert", "tflite-runtime"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -32,6 +34,26 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TFLite runtime; ``auto`` takes the first that is installed."""
     threads: Count = 1
     """Threads of the runtime. One is enough: a window is classified in milliseconds."""
+
+
+class RadioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[radio]``."""
+
+    adapter: str | None = None
+    """Bluetooth adapter, by its address; the machine's default one if not given."""
+    registry: str | None = None
+    """File of the sensors paired with affectd-pair, read where there is no ``[[sensors]]`` table."""
+
+    def __post_init__(self) -> None:
+        if self.adapter is not None and not is_address(self.adapter):
+            raise ValueError(f"{self.adapter!r}: expected an address like B8:27:EB:00:00:01, in upper case")
+
+
+class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[control]``."""
+
+    socket: str = str(DEFAULT_SOCKET)
+    """UNIX socket for `affectd status` and affectd-pair."""
 
 
 class RecordingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,21 +84,36 @@ class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
-    sensors: tuple[Sensor, ...]
+    sensors: tuple[Sensor, ...] = ()
     """One table ``[[sensors]]`` each, with the keys of the registry of paired sensors; one sensor per role."""
+    radio: RadioConfig = RadioConfig()
+    control: ControlConfig = ControlConfig()
     inference: InferenceConfig = InferenceConfig()
     recording: RecordingConfig = RecordingConfig()
     sinks: SinksConfig = SinksConfig()
 
     def __post_init__(self) -> None:
-        if not self.sensors:
-            raise ValueError("no sensor: at least one [[sensors]] table is needed")
+        if not self.sensors and self.radio.registry is None:
+            raise ValueError("no sensor: [[sensors]] tables are needed, or [radio] registry = FILE of affectd-pair")
+        if self.sensors and self.radio.registry is not None:
+            raise ValueError("sensors twice: in [[sensors]] tables and in [radio] registry; keep one of them")
         for key in ("role", "name", "address"):
             _refuse_twice(key, (getattr(sensor, key) for sensor in self.sensors))
 
 
+def sensors_of(config: Config) -> tuple[Sensor, ...]:
+    """The sensors, from affectd-pair's file where the configuration names it; raises ConfigError, RegistryError."""
+    if config.radio.registry is None:
+        return config.sensors
+    path = Path(config.radio.registry)
+    sensors = read_registry(path)
+    if not sensors:
+        raise ConfigError(path, "", "no sensor in it", f"pair one: `affectd-pair --file {path} add`")
+    return sensors
+
+
 def _refuse_twice(key: str, values: Iterable[str]) -> None:
-    value, count = Counter(values).most_common(1)[0]
+    value, count = (Counter(values).most_common(1) or [("", 0)])[0]
     if count > 1:
         raise ValueError(f"{count} sensors with {key} {value!r}: each needs its own")
 
@@ -211,6 +248,16 @@ runtime = "auto"
 # Threads of the runtime. One is enough: a window is classified in milliseconds.
 threads = 1
 
+[radio]
+# Bluetooth adapter by its address; without this line the machine's default one. Its number may change, its address not.
+# adapter = "B8:27:EB:00:00:01"
+# File of the sensors that affectd-pair added; takes the place of the [[sensors]] tables below.
+# registry = "/var/lib/affectd/sensors.toml"
+
+[control]
+# UNIX socket at which `affectd status` and affectd-pair ask this daemon.
+socket = "/run/affectd/affectd.sock"
+
 [recording]
 # Where the raw notifications go, one file per run, for the owner's eyes only.
 directory = "/var/lib/affectd/recordings"
@@ -227,6 +274,10 @@ name = "chest strap"
 address = "A0:9E:1A:00:00:01"
 # How it speaks: "polar-pmd-ecg" (Polar H10) or "open-eda".
 protocol = "polar-pmd-ecg"
+# Rate in Hz, where it is not the protocol's own default: the sensor is set to it, or refused.
+# sfreq = 130.0
+# Whether it is bonded; affectd never drops a bond without being asked.
+# bonded = true
 
 [[sensors]]
 role = "eda"

@@ -9,23 +9,29 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from device.bundle import read_bundle
-from device.config import Config, SinksConfig
+from device.bundle import DEFAULT_BUNDLE, Bundle, check_streams, read_bundle
+from device.config import Config, SinksConfig, sensors_of
+from device.control import Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
-from device.notification import Notification
+from device.notification import Arrival
 from device.recording import RecordingWriter
-from device.session import DEFAULT_BUNDLE, Counts, Session, open_session
 from device.sinks.base import QueuedSink
 from device.sinks.jsonl import JsonlSink
 from device.sources.base import Source
-from device.sources.ble import BleSource
+from device.sources.ble import BleSource, ble_sources
+from device.status import Status
+from firmware_bridge.packet import StreamInfo
+
+if TYPE_CHECKING:
+    from device.session import Counts, Session
 
 QUEUE = 1024
-"""Notifications between the sources and the session: minutes of two sensors, so only a fast replay ever waits."""
+"""Arrivals between the sources and the session: minutes of two sensors, so only a fast replay ever waits."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,44 +44,122 @@ async def run(
     ``sources`` stands in for the configured sensors. Raises DeviceError where it cannot start or cannot record.
     """
     stop = stop or _stop_on_signals()
-    sources = [BleSource(sensor) for sensor in config.sensors] if sources is None else sources
-    streams = {name: info for source in sources for name, info in source.streams.items()}
-    bundle = read_bundle(config.inference.bundle or DEFAULT_BUNDLE)
-    session = open_session(bundle, streams, runtime=config.inference.runtime, threads=config.inference.threads)
-    states = States()
-    with RecordingWriter(Path(config.recording.directory), streams) as recording:
-        async with (
-            _open_sinks(config.sinks) as sinks,
-            _repeating(recording.sync, config.recording.fsync_s),
-            contextlib.aclosing(merged(sources, stop)) as notifications,
-        ):
-            _log.info("bundle %s, recording to %s", bundle.manifest.name, recording.path)
-            async for notification in notifications:
-                recording.append(notification)
-                _publish(session.push(notification), sinks, states)
-            _publish(session.flush(), sinks, states)
+    async with _open_sources(config, sources) as sources:
+        streams = {name: info for source in sources for name, info in source.streams.items()}
+        bundle = read_bundle(config.inference.bundle or DEFAULT_BUNDLE)
+        check_streams(bundle.manifest.spec, streams.values(), bundle.path)
+        links = [source for source in sources if isinstance(source, BleSource)]
+        with RecordingWriter(Path(config.recording.directory), streams) as recording:
+            status = Status(bundle, recording, links)
+            control = Control(status.to_json, links)
+            async with (
+                _open_sinks(config.sinks) as sinks,
+                _repeating(recording.sync, config.recording.fsync_s),
+                control.listening(Path(config.control.socket)) if links else contextlib.nullcontext(),
+                _opening(config, bundle, streams, stop) as opening,
+                contextlib.aclosing(merged(sources, stop)) as arrivals,
+            ):
+                _log.info("bundle %s, recording to %s", bundle.manifest.name, recording.path)
+                backlog: list[Arrival] = []
+                async for arrival in arrivals:
+                    recording.append(arrival)
+                    control.tap(arrival)
+                    backlog.append(arrival)
+                    if opening.done() and not stop.is_set():
+                        status.session = opening.result()
+                        _classify(backlog, opening.result(), sinks, status)
+                status.session = session = await opening
+                _classify(backlog, session, sinks, status)
+                _publish(session.flush(), sinks, status)
     _report(session)
     return session.stats
 
 
-def _publish(predictions: Iterable[Prediction], sinks: Iterable[QueuedSink], states: States) -> None:
+@contextlib.asynccontextmanager
+async def _opening(
+    config: Config, bundle: Bundle, streams: Mapping[str, StreamInfo], stop: asyncio.Event
+) -> AsyncIterator[asyncio.Task[Session]]:
+    """The session, opened in a thread; a failure stops the daemon.
+
+    Loading scipy and the TFLite runtime takes seconds on a small machine: meanwhile the sensors are connected to and
+    recorded already, so that a daemon that was killed loses little.
+    """
+
+    def open_() -> Session:
+        from device.session import open_session
+
+        inference = config.inference
+        return open_session(bundle, streams, runtime=inference.runtime, threads=inference.threads)
+
+    def opened(task: asyncio.Task[Session]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            stop.set()
+
+    task = asyncio.create_task(asyncio.to_thread(open_), name="session")
+    task.add_done_callback(opened)
+    try:
+        yield task
+    finally:
+        await asyncio.wait({task})
+
+
+def _classify(backlog: list[Arrival], session: Session, sinks: Iterable[QueuedSink], status: Status) -> None:
+    """All that has come and not been looked at, in order."""
+    for arrival in backlog:
+        _publish(session.push(arrival), sinks, status)
+    backlog.clear()
+
+
+def _open_sources(
+    config: Config, sources: Sequence[Source] | None
+) -> contextlib.AbstractAsyncContextManager[Sequence[Source]]:
+    """The sensors' sources on the machine's radio, unless others stand in for them."""
+    if sources is None:
+        return ble_sources(sensors_of(config), adapter=config.radio.adapter, agent=_agent)
+    return contextlib.nullcontext(sources)
+
+
+class _Nobody:
+    """Answers for a daemon that nobody sits at: a sensor pairs without being asked (Just Works), or not at all."""
+
+    capability = "NoInputNoOutput"
+
+    async def passkey(self) -> int | None:
+        return None
+
+    async def confirm(self, passkey: int) -> bool:
+        return True
+
+    def display(self, passkey: int) -> None:
+        pass
+
+
+def _agent(address: str) -> contextlib.AbstractAsyncContextManager[None]:
+    """BlueZ pairs with nobody unless an agent agrees; ours does for a known sensor that has lost its bond."""
+    from firmware_bridge.pair.agent import pairing_agent
+
+    return pairing_agent(address, _Nobody())
+
+
+def _publish(predictions: Iterable[Prediction], sinks: Iterable[QueuedSink], status: Status) -> None:
     for prediction in predictions:
-        states.note(prediction)
+        if status.note(prediction):
+            _log.info("predicting from %s", status.rests_on)
         for sink in sinks:
             sink.put(prediction)
 
 
-async def merged(sources: Sequence[Source], stop: asyncio.Event) -> AsyncGenerator[Notification, None]:
-    """Notifications of all sources as they come, until ``stop`` or the end of all.
+async def merged(sources: Sequence[Source], stop: asyncio.Event) -> AsyncGenerator[Arrival, None]:
+    """Arrivals of all sources as they come, until ``stop`` or the end of all.
 
     One task per source; one that fails is said and never stops another. Raises the last error where all have failed.
     """
-    queue: asyncio.Queue[Notification | None] = asyncio.Queue(QUEUE)
+    queue: asyncio.Queue[Arrival | None] = asyncio.Queue(QUEUE)
     tasks = [asyncio.create_task(_drain(source, queue), name=source.name) for source in sources]
     guards = [asyncio.create_task(_end_of(tasks, queue)), asyncio.create_task(_stopped(stop, tasks))]
     try:
-        while (notification := await queue.get()) is not None:
-            yield notification
+        while (arrival := await queue.get()) is not None:
+            yield arrival
     finally:
         await _cancel([*tasks, *guards])
     errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
@@ -83,12 +167,12 @@ async def merged(sources: Sequence[Source], stop: asyncio.Event) -> AsyncGenerat
         raise errors[-1]
 
 
-async def _drain(source: Source, queue: asyncio.Queue[Notification | None]) -> None:
-    """Move one source's notifications to the queue; closing the generator stops the sensor's stream."""
+async def _drain(source: Source, queue: asyncio.Queue[Arrival | None]) -> None:
+    """Move one source's arrivals to the queue; closing the generator stops the sensor's stream."""
     try:
-        async with contextlib.aclosing(source.notifications()) as notifications:
-            async for notification in notifications:
-                await queue.put(notification)
+        async with contextlib.aclosing(source.notifications()) as arrivals:
+            async for arrival in arrivals:
+                await queue.put(arrival)
     except DeviceError as error:
         _log.error("source %s ends: %s", source.name, error)
         raise
@@ -98,7 +182,7 @@ async def _drain(source: Source, queue: asyncio.Queue[Notification | None]) -> N
     _log.info("source %s has ended", source.name)
 
 
-async def _end_of(tasks: Sequence[asyncio.Task[None]], queue: asyncio.Queue[Notification | None]) -> None:
+async def _end_of(tasks: Sequence[asyncio.Task[None]], queue: asyncio.Queue[Arrival | None]) -> None:
     await asyncio.wait(tasks)
     await queue.put(None)
 
@@ -167,20 +251,6 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
-
-
-class States:
-    """Logs each change of what predictions rest on."""
-
-    def __init__(self) -> None:
-        self._last: tuple[tuple[str, ...], str | None] | None = None
-
-    def note(self, prediction: Prediction) -> None:
-        """Look at one prediction."""
-        state = (prediction.modalities, prediction.abstained)
-        if state != self._last:
-            self._last = state
-            _log.info("predicting from %s%s", "+".join(state[0]) or "nothing", f": {state[1]}" if state[1] else "")
 
 
 def _report(session: Session) -> None:

@@ -7,6 +7,7 @@ DeviceError
 |   +-- BundleError       a model bundle; place is the part, the key or the sensor's stream
 |   +-- RecordingError    a recording; place is a byte offset or the name of a part
 |   +-- ConfigError       a configuration file; place is a line number or the name of a key
+|   +-- ControlError      the socket that the daemon listens at
 +-- InferenceError        the network cannot be run; carries reason, remedy
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
 +-- SinkError             a sink takes no predictions; carries sink, reason, remedy
@@ -54,6 +55,10 @@ class ConfigError(FileError):
     """A configuration file that cannot be used; ``place`` is a line number or the name of a key."""
 
     number = "line"
+
+
+class ControlError(FileError):
+    """A socket that the daemon cannot listen at."""
 
 
 class InferenceError(DeviceError):

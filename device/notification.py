@@ -1,8 +1,16 @@
-"""One BLE notification as the host received it: the unit of sources and of recordings."""
+"""What a source gives: notifications as the host received them, and the changes of their link. Both are recorded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+LinkState = Literal[
+    "searching", "connecting", "starting", "streaming", "silent", "waiting", "paused", "refused", "ended"
+]
+"""searching and connecting: no link yet. starting: linked, the stream is being set up. streaming: data comes. silent:
+linked, data has stopped. waiting: the next attempt is due later. paused: lent to a tool. refused: no new connection
+can help, a person must. ended: let go of in good order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +23,19 @@ class Notification:
     """Arrival, nanoseconds of the host's monotonic clock."""
     data: bytes
     """The notification, untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """A sensor's link has changed its state. A new connection begins with ``starting``."""
+
+    stream: str
+    host_ns: int
+    """When, nanoseconds of the host's monotonic clock."""
+    state: LinkState
+    reason: str = ""
+    """Why, for people; empty where it is in the way of things."""
+
+
+Arrival = Notification | LinkChange
+"""One thing that a source gives."""

@@ -15,6 +15,7 @@ A payload starts with a byte that says its type:
 
 1. notification: u8 stream in the order of the header, u64 host_ns, the bytes
 2. end: u64 number of records before it, written by a clean close; a segment without one is whole up to its last record
+3. link change (since format version 2): u8 stream, u64 host_ns, u8 state as in ``LinkState``, the reason in UTF-8
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NoReturn, Self
+from typing import BinaryIO, NoReturn, Self, get_args
 
 import msgspec
 
 from device.errors import RecordingError
-from device.notification import Notification
+from device.notification import Arrival, LinkChange, LinkState, Notification
 from firmware_bridge.packet import StreamInfo
 
 MAGIC = b"\x89affrec\n"
 """A byte no text file starts with, and a line feed that a transfer as text would change."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)
 SUFFIX = ".affrec"
 MAX_STREAMS = 255
 """A record names its stream in one byte."""
@@ -53,8 +55,13 @@ _HEAD = struct.Struct("<HII")
 _RECORD = struct.Struct("<II")
 _NOTIFICATION = struct.Struct("<BBQ")
 _END = struct.Struct("<BQ")
+_LINK = struct.Struct("<BBQB")
 _TYPE_NOTIFICATION = 1
 _TYPE_END = 2
+_TYPE_LINK = 3
+_STATES: tuple[LinkState, ...] = get_args(LinkState)
+_REASON_BYTES = 500
+"""Of a link change; a longer reason is cut."""
 
 _RECOVER = "replay it with --recover, which stops at the last whole record"
 _FOREIGN = "name a recording made by `affectd run`"
@@ -126,10 +133,14 @@ class RecordingWriter:
         self.sync()
         os.fsync(self._lock)  # the file's name, too, must outlive a power cut
 
-    def append(self, notification: Notification) -> None:
+    def append(self, arrival: Arrival) -> None:
         """Add one record; raises RecordingError where the disk refuses it, which leaves the segment whole."""
-        stream = self._ids[notification.stream]
-        self._append(_NOTIFICATION.pack(_TYPE_NOTIFICATION, stream, notification.host_ns) + notification.data)
+        stream = self._ids[arrival.stream]
+        if isinstance(arrival, LinkChange):
+            reason = arrival.reason.encode(errors="replace")[:_REASON_BYTES]
+            self._append(_LINK.pack(_TYPE_LINK, stream, arrival.host_ns, _STATES.index(arrival.state)) + reason)
+        else:
+            self._append(_NOTIFICATION.pack(_TYPE_NOTIFICATION, stream, arrival.host_ns) + arrival.data)
         self.records += 1
 
     def sync(self) -> None:
@@ -181,7 +192,7 @@ class RecordingWriter:
 
 
 class RecordingReader:
-    """Reads one segment from its start; iterating gives its Notifications.
+    """Reads one segment from its start; iterating gives its Arrivals.
 
     A damaged record raises RecordingError that names the byte and the record; with ``recover`` it ends the iteration
     instead, and ``left_out`` and ``damage`` say what was not given out.
@@ -205,7 +216,7 @@ class RecordingReader:
         """How to read each stream's notifications."""
         return self.header.streams
 
-    def __iter__(self) -> Iterator[Notification]:
+    def __iter__(self) -> Iterator[Arrival]:
         self.closed, self.left_out, self.damage = False, 0, None
         with self._file() as file:
             file.seek(self._start)
@@ -217,7 +228,7 @@ class RecordingReader:
                 self.damage = damage
                 self.left_out = self.path.stat().st_size - int(damage.place)
 
-    def _records(self, file: BinaryIO) -> Iterator[Notification]:
+    def _records(self, file: BinaryIO) -> Iterator[Arrival]:
         number = 0
         while True:
             offset = file.tell()
@@ -226,12 +237,12 @@ class RecordingReader:
                 return
             if self.closed:
                 raise self._damaged(offset, f"record {number + 1}: follows the end of the recording")
-            notification = self._parse(payload, offset, number)
-            if notification is None:
+            arrival = self._parse(payload, offset, number)
+            if arrival is None:
                 self.closed = True
                 continue
             number += 1
-            yield notification
+            yield arrival
 
     def _payload(self, file: BinaryIO, offset: int, number: int) -> bytes | None:
         """One record's payload; None at the end of the file."""
@@ -250,7 +261,7 @@ class RecordingReader:
             raise self._damaged(offset, f"record {number}: its bytes and its checksum differ")
         return payload
 
-    def _parse(self, payload: bytes, offset: int, before: int) -> Notification | None:
+    def _parse(self, payload: bytes, offset: int, before: int) -> Arrival | None:
         """One payload; None for the end."""
         kind = payload[0]
         if kind == _TYPE_END and len(payload) == _END.size:
@@ -261,6 +272,11 @@ class RecordingReader:
             _, stream, host_ns = _NOTIFICATION.unpack_from(payload)
             if stream < len(self._names):
                 return Notification(self._names[stream], host_ns, payload[_NOTIFICATION.size :])
+        if kind == _TYPE_LINK and len(payload) >= _LINK.size:
+            _, stream, host_ns, state = _LINK.unpack_from(payload)
+            if stream < len(self._names) and state < len(_STATES):
+                reason = payload[_LINK.size :].decode(errors="replace")
+                return LinkChange(self._names[stream], host_ns, _STATES[state], reason)
         raise self._damaged(offset, f"record {before + 1}: type {kind} that this version of affectd cannot read")
 
     def _damaged(self, offset: int, reason: str) -> RecordingError:
@@ -279,7 +295,7 @@ class RecordingReader:
         if len(start) < len(MAGIC) + _HEAD.size:
             raise self._no_header(len(start), "cut short in its head")
         number, length, crc = _HEAD.unpack_from(start, len(MAGIC))
-        if number != FORMAT_VERSION:
+        if number not in READABLE:
             reason = f"format version {number}, expected {FORMAT_VERSION}"
             raise RecordingError(self.path, len(MAGIC), reason, "read it with the affectd that wrote it")
         text = file.read(min(length, self.path.stat().st_size))

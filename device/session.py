@@ -6,26 +6,25 @@ It knows nothing of radios, files, clocks or asyncio.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from device.bundle import Bundle, check_streams
 from device.errors import BundleError
 from device.inference import Classifier, Prediction
-from device.notification import Notification
+from device.notification import Arrival, LinkChange, Notification
 from device.pipeline.assemble import Assembler, StreamStats
 from device.pipeline.model_input import Baseline
 from device.pipeline.pipeline import Pipeline
 from device.pipeline.spec import SignalSpec
 from device.pipeline.types import Chunk, Window
 from firmware_bridge.errors import DecodeError
-from firmware_bridge.packet import StreamInfo
-from firmware_bridge.protocols import decode
+from firmware_bridge.packet import Packet, StreamInfo
+from firmware_bridge.protocols import codec
 
-DEFAULT_BUNDLE = Path(__file__).with_name("bundles") / "default.affect"
-"""The bundle shipped with affectd."""
+MAX_REASONS = 64
+"""Kinds of bad notification counted apart: a month of hostile bytes must not fill the memory."""
 
 Listener = Callable[[Chunk | Window], None]
 """Sees what flows inside: each raw Chunk in physical units, each Window before it is classified."""
@@ -42,6 +41,8 @@ class Classifies(Protocol):
 class Counts:
     """One stream since its start."""
 
+    connections: int = 0
+    """Connections that came as far as setting up the stream."""
     notifications: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     """Notifications that do not follow the protocol, by reason; the stream goes on after each."""
@@ -77,26 +78,35 @@ class Session:
         self._classifier = classifier
         self._baseline = baseline
         self._listener = listener or (lambda _: None)
+        self._codecs = {name: codec(info.protocol) for name, info in streams.items()}
+        self._decoders = {name: it.decoder() for name, it in self._codecs.items()}
         self._assemblers = {name: Assembler(info) for name, info in streams.items()}
         self._pipeline = Pipeline(spec, {info.modality: info.sfreq for info in streams.values()})
         self.stats = {name: Counts(assembly=part.stats) for name, part in self._assemblers.items()}
 
-    def push(self, notification: Notification) -> list[Prediction]:
-        """One notification to the predictions that are now certain; bytes that are no packet are only counted."""
-        counts = self.stats[notification.stream]
-        assembler = self._assemblers[notification.stream]
-        counts.notifications += 1
-        try:
-            packet = decode(assembler.info.protocol, notification.data)
-        except DecodeError as error:
-            counts.bad[error.reason] += 1
-            counts.last_bad = error
+    def push(self, arrival: Arrival) -> list[Prediction]:
+        """One arrival to the predictions that are now certain; bytes that are no packet are only counted."""
+        counts = self.stats[arrival.stream]
+        if isinstance(arrival, LinkChange):
+            if arrival.state == "starting":  # half a packet of the connection before must not meet this one's
+                counts.connections += 1
+                self._decoders[arrival.stream] = self._codecs[arrival.stream].decoder()
             return []
+        counts.notifications += 1
         predictions: list[Prediction] = []
-        for chunk in assembler.push(packet, notification.host_ns):
-            self._listener(chunk)
-            predictions += self._classify(self._pipeline.push(chunk))
+        for packet in self._decode(arrival, counts):
+            for chunk in self._assemblers[arrival.stream].push(packet, arrival.host_ns):
+                self._listener(chunk)
+                predictions += self._classify(self._pipeline.push(chunk))
         return predictions
+
+    def _decode(self, notification: Notification, counts: Counts) -> Sequence[Packet]:
+        try:
+            return self._decoders[notification.stream].push(notification.data)
+        except DecodeError as error:
+            counts.bad[error.reason if len(counts.bad) < MAX_REASONS else "other"] += 1
+            counts.last_bad = error
+            return error.packets
 
     def flush(self) -> list[Prediction]:
         """At the end: predictions for the windows some modality still covers."""

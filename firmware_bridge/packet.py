@@ -43,7 +43,11 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One notification's samples, integers exactly as sent."""
+    """One notification's samples, integers as sent.
+
+    Where what is sent is not linear in the unit (ohm, ranges, an impedance), the codec's dataclass keeps it exactly
+    as sent, and the packet holds it converted, in integers fine enough to lose nothing (pS for conductance).
+    """
 
     ticks: int
     """The sensor's clock at the stamped sample, as sent (wrapped)."""
@@ -51,3 +55,5 @@ class Packet:
     """Samples, channel by channel within a sample."""
     seq: int | None = None
     """Packet counter as sent (wrapped); None where the protocol has none."""
+    boot: int | None = None
+    """Changes when the sensor's clock has started anew; None where a packet does not say."""

@@ -1,64 +1,33 @@
-"""The table of streaming protocols: a name to the codec that decodes it, its characteristics and its commands.
+"""The table of streaming protocols: a name to the Codec that reads it.
 
-Knows nothing of radios. A new sensor is one file in codecs/, with the names of ``Codec``, and one line here.
+Knows nothing of radios. A new sensor is one file in codecs/, which ends in a ``Codec``, and one line here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
 
-from firmware_bridge.codecs import open_eda, polar_pmd
+from firmware_bridge.codec import Codec
+from firmware_bridge.codecs import bitalino, movesense_gsp, nervous, nuanic, open_eda, polar_pmd, shimmer3r
 from firmware_bridge.errors import FirmwareBridgeError
-from firmware_bridge.packet import Packet, StreamInfo
-
-
-class Codec(Protocol):
-    """What a module of codecs/ offers for one stream."""
-
-    @property
-    def STREAM_INFO(self) -> StreamInfo:  # noqa: N802 - a constant of the module
-        """The stream at the protocol's nominal rate; ``STREAM_INFO.protocol`` is the name in the table."""
-
-    @property
-    def SERVICE_UUID(self) -> str:  # noqa: N802
-        """Service that shows after connecting that the sensor speaks the protocol."""
-
-    @property
-    def DATA_UUID(self) -> str:  # noqa: N802
-        """Characteristic to subscribe to."""
-
-    @property
-    def CONTROL_UUID(self) -> str:  # noqa: N802
-        """Characteristic to write commands to, with response."""
-
-    @property
-    def INFO_UUID(self) -> str:  # noqa: N802
-        """Characteristic to read before starting."""
-
-    @property
-    def START(self) -> bytes:  # noqa: N802
-        """Command that starts the stream."""
-
-    @property
-    def STOP(self) -> bytes:  # noqa: N802
-        """Command to write before leaving."""
-
-    def decode_packet(self, data: bytes) -> Packet:
-        """Notification of ``DATA_UUID`` to Packet; raises DecodeError."""
-
-    def read_info(self, data: bytes) -> StreamInfo:
-        """Value of ``INFO_UUID`` to this sensor's StreamInfo; raises DecodeError where it cannot be used."""
-
 
 _CODECS: tuple[Codec, ...] = (
-    polar_pmd,
-    open_eda,
+    polar_pmd.CODEC,
+    movesense_gsp.CODEC,
+    movesense_gsp.RAW_CODEC,
+    nervous.ECG_CODEC,
+    open_eda.CODEC,
+    nuanic.CODEC,
+    nervous.EDA_CODEC,
+    shimmer3r.CODEC,
+    bitalino.CODEC,
 )
 
-PROTOCOLS: Mapping[str, Codec] = MappingProxyType({codec.STREAM_INFO.protocol: codec for codec in _CODECS})
-"""Every streaming protocol by its name in registry, configuration and recordings."""
+PROTOCOLS: Mapping[str, Codec] = MappingProxyType({codec.protocol: codec for codec in _CODECS})
+"""Every streaming protocol by its name in registry, configuration and recordings. Where a sensor speaks several, the
+first is the one to take.
+"""
 
 
 class UnknownProtocolError(FirmwareBridgeError):
@@ -75,8 +44,3 @@ def codec(protocol: str) -> Codec:
         return PROTOCOLS[protocol]
     except KeyError:
         raise UnknownProtocolError(protocol) from None
-
-
-def decode(protocol: str, data: bytes) -> Packet:
-    """One notification of a stream to Packet; raises UnknownProtocolError, DecodeError."""
-    return codec(protocol).decode_packet(data)

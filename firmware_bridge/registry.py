@@ -6,6 +6,7 @@ Knows nothing of radios or bonds: an entry says which sensor to look for, not wh
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -48,6 +49,10 @@ class Sensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A name in ``firmware_bridge.protocols.PROTOCOLS``."""
     serial: str | None = None
     """Serial number; None: the sensor did not say."""
+    sfreq: float | None = None
+    """Rate in Hz it was paired at; None: its protocol's default. A sensor of another rate is set to it, or refused."""
+    bonded: bool = False
+    """Whether it was bonded: then its bond is never dropped without being asked for."""
 
     def __post_init__(self) -> None:
         for key, text in (("name", self.name), ("serial", self.serial)):
@@ -57,9 +62,11 @@ class Sensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"address {self.address!r}: expected six pairs like A0:9E:1A:00:00:01, in upper case")
         if self.protocol not in PROTOCOLS:
             raise ValueError(str(UnknownProtocolError(self.protocol)))
-        modality = codec(self.protocol).STREAM_INFO.modality
+        modality = codec(self.protocol).stream_info.modality
         if modality != self.role:
             raise ValueError(f"role {self.role!r} with protocol {self.protocol!r}, which gives {modality!r}")
+        if self.sfreq is not None and not 0 < self.sfreq < math.inf:
+            raise ValueError(f"sfreq {self.sfreq:g}: expected a rate in Hz, more than 0")
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,16 +89,16 @@ def read(path: Path) -> tuple[Sensor, ...]:
     except FileNotFoundError:
         return ()
     except OSError as error:
-        reason = f"cannot be read ({error.strerror}); make it a file that this user may read"
-        raise RegistryError(str(path), "file", reason) from error
+        reason, remedy = f"cannot be read ({error.strerror})", "make it a file that this user may read"
+        raise RegistryError(str(path), "file", reason, remedy) from error
     except UnicodeDecodeError as error:
-        raise RegistryError(str(path), f"byte {error.start}", f"not UTF-8; {_REMEDY}") from error
+        raise RegistryError(str(path), f"byte {error.start}", "not UTF-8", _REMEDY) from error
     except tomllib.TOMLDecodeError as error:
-        raise RegistryError(str(path), *_toml_place(error)) from error
+        raise RegistryError(str(path), *_toml_place(error), _REMEDY) from error
     except msgspec.ValidationError as error:
-        raise RegistryError(str(path), *_key_place(error)) from error
+        raise RegistryError(str(path), *_key_place(error), _REMEDY) from error
     except (ValueError, RecursionError) as error:  # what tomllib lets through: absurd numbers, absurd nesting
-        raise RegistryError(str(path), "file", f"not TOML that can be read ({error}); {_REMEDY}") from error
+        raise RegistryError(str(path), "file", f"not TOML that can be read ({error})", _REMEDY) from error
     _refuse_duplicates(path, sensors)
     return sensors
 
@@ -104,8 +111,8 @@ def write(path: Path, sensors: Iterable[Sensor]) -> None:
         path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         _replace(path, dumps(sensors).encode())
     except OSError as error:
-        reason = f"cannot be written ({error.strerror}); choose a file in a directory that this user may write"
-        raise RegistryError(str(path), "file", reason) from error
+        remedy = "choose a file in a directory that this user may write"
+        raise RegistryError(str(path), "file", f"cannot be written ({error.strerror})", remedy) from error
 
 
 def dumps(sensors: Iterable[Sensor]) -> str:
@@ -147,17 +154,17 @@ def _refuse_duplicates(path: Path, sensors: tuple[Sensor, ...]) -> None:
     for key in ("role", "name", "address"):
         value, count = (Counter(getattr(sensor, key) for sensor in sensors).most_common(1) or [("", 0)])[0]
         if count > 1:
-            reason = f"{count} sensors with {key} {value!r}; keep one of them"
-            raise RegistryError(str(path), f"sensor.{key}", reason)
+            reason = f"{count} sensors with {key} {value!r}"
+            raise RegistryError(str(path), f"sensor.{key}", reason, "keep one of them")
 
 
 def _toml_place(error: tomllib.TOMLDecodeError) -> tuple[str, str]:
     """tomllib ends its message with "(at line 3, column 4)" or "(at end of document)"."""
     reason, found, place = str(error).rpartition(" (at ")
-    return (place.rstrip(")"), f"{reason}; {_REMEDY}") if found else ("file", f"{error}; {_REMEDY}")
+    return (place.rstrip(")"), reason) if found else ("file", str(error))
 
 
 def _key_place(error: msgspec.ValidationError) -> tuple[str, str]:
     """msgspec ends its message with " - at `$.sensor[0].role`"; an unknown key is named in the message itself."""
     reason, found, place = str(error).rpartition(" - at `$")
-    return (place.strip("`.") if found else "file", f"{reason if found else error}; {_REMEDY}")
+    return (place.strip("`."), reason) if found else ("file", str(error))

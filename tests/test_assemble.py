@@ -151,3 +151,46 @@ def test_real_polar_h10_capture_has_its_true_rate_and_no_false_gap() -> None:
     assert assembler.stats.gaps == assembler.stats.resets == assembler.stats.late == assembler.stats.duplicates == 0
     assert assembler.stats.samples == 12_355 * N
     assert assembler.stats.sfreq == pytest.approx(130.045, abs=0.01)
+
+
+SHORT = replace(open_eda.STREAM_INFO, sfreq=10.0, tick_hz=10.0, tick_bits=4, seq_bits=0)
+"""A sensor without a clock: a counter of 4 bits stamps each sample, and wraps after 1.6 s."""
+
+
+def counted(first: int, n_times: int, late: float = 0.0) -> tuple[Packet, int]:
+    """Packet of samples first, first + 1, ... with its arrival."""
+    values = tuple(range(first, first + n_times))
+    return Packet(first % 16, values), round(1e9 * (100 + (first + n_times - 1) / 10 + late))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lost=st.sets(st.integers(2, 60), max_size=50),
+    late=st.lists(st.floats(0.0, 0.79), min_size=70, max_size=70),  # just under half the clock's span
+)
+def test_a_clock_that_wraps_within_seconds_is_unwrapped_by_arrival(lost: set[int], late: list[float]) -> None:
+    sent = [counted(3 * i, 3, late[i]) for i in range(70) if i not in lost]
+    arrivals = list(np.maximum.accumulate([host for _, host in sent]))  # a link keeps the order
+    assembler = Assembler(SHORT)
+    chunks = assemble([(packet, int(host)) for (packet, _), host in zip(sent, arrivals, strict=True)], assembler)
+    values = np.concatenate([np.rint(chunk.data[:, 0] / SHORT.scale).astype(int) for chunk in chunks])
+    starts = np.concatenate([np.arange(chunk.start, chunk.start + len(chunk.data)) for chunk in chunks])
+    assert (values == starts).all()  # multiples of 16 lost samples included
+    assert assembler.stats.lost_samples == 3 * len(lost)
+    assert assembler.stats.resets == 0
+
+
+def test_a_gap_longer_than_half_a_clock_of_24_bits() -> None:
+    info = replace(SHORT, tick_hz=32768.0, tick_bits=24)
+    assembler = Assembler(info)
+    for i in [*range(50), *range(4000, 4050)]:  # 395 s of the clock's 512
+        assembler.push(Packet(round(i * 3276.8) % 2**24, (i,)), round(1e9 * (100 + i / 10)))
+    assert (assembler.stats.gaps, assembler.stats.lost_samples, assembler.stats.resets) == (1, 3950, 0)
+
+
+def test_a_sensor_that_says_it_has_restarted_begins_a_new_clock() -> None:
+    assembler = Assembler(open_eda.STREAM_INFO)
+    for i in range(20):
+        boot = 1 if i < 10 else 2  # restarts within a second: its ticks alone would not tell
+        assembler.push(Packet(500 * i, (1, 2, 3, 4), seq=i, boot=boot), 10**9 * 5 + 500_000_000 * i)
+    assert (assembler.stats.resets, assembler.stats.gaps, assembler.stats.samples) == (1, 1, 80)

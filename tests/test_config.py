@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from device.config import Config, example_config, load_config, parse_config
+from device.config import Config, example_config, load_config, parse_config, sensors_of
 from device.errors import ConfigError
+from firmware_bridge import registry
 
 SENSOR = """\
 [[sensors]]
@@ -40,7 +41,10 @@ def test_the_example_names_every_key() -> None:
     parts = (*Config.__struct_fields__, "jsonl")
     example = parse_config(example_config())
     assert example.sinks.jsonl is not None
-    structs = (example.inference, example.recording, example.sinks.jsonl, example.sensors[0])
+    structs = (
+        *(example.radio, example.control, example.inference, example.recording),
+        *(example.sinks.jsonl, example.sensors[0]),
+    )
     keys = {key for struct in structs for key in struct.__struct_fields__}
     assert keys - named == {"serial"}  # optional: pairing fills it in
     assert set(re.findall(r"^\[+([\w.]+)\]", example_config(), re.MULTILINE)) == {
@@ -66,8 +70,10 @@ def test_the_example_names_every_key() -> None:
         (SENSOR + "[recording]\nfsync_s = 0\n", "line 7: recording.fsync_s: Expected `float` > 0"),
         (SENSOR + "[inference]\nruntime = 'torch'\n", "line 7: inference.runtime: Invalid enum value 'torch'"),
         (SENSOR + "[sinks.jsonl]\n", "line 6: sinks.jsonl: missing key `path`"),
-        ("[recording]\nfsync_s = 1\n", "missing key `sensors`"),
-        ("sensors = []\n", "no sensor: at least one"),
+        ("[recording]\nfsync_s = 1\n", "no sensor: [[sensors]] tables are needed, or [radio] registry"),
+        ("sensors = []\n", "no sensor: [[sensors]] tables are needed, or [radio] registry"),
+        (SENSOR + "[radio]\nregistry = 'x'\n", "sensors twice"),
+        (SENSOR + "[radio]\nadapter = 'hci0'\n", "line 6: radio: 'hci0': expected an address"),
         (SENSOR + SENSOR, "2 sensors with role 'ecg'"),
         (SENSOR + WRIST.replace("wrist", "chest"), "2 sensors with name 'chest'"),
         (SENSOR + WRIST.replace(":02", ":01"), "2 sensors with address 'A0:9E:1A:00:00:01'"),
@@ -93,3 +99,13 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
     with pytest.raises(ConfigError, match="not UTF-8 at byte 5"):
         load_config(tmp_path / "latin.toml")
+
+
+def test_sensors_come_from_the_file_of_affectd_pair(tmp_path: Path) -> None:
+    path = tmp_path / "sensors.toml"
+    config = parse_config(f'[radio]\nregistry = "{path}"\n')
+    with pytest.raises(ConfigError, match=r"no sensor in it; pair one: `affectd-pair"):
+        sensors_of(config)
+    strap = parse_config(SENSOR).sensors
+    registry.write(path, strap)
+    assert sensors_of(config) == strap == sensors_of(parse_config(SENSOR))

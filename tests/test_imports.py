@@ -19,9 +19,15 @@ def test_the_pipeline_is_pure() -> None:
     assert loaded_by("import device.pipeline.pipeline").isdisjoint(HEAVY | {"bleak", "click", "rich", "dbus_fast"})
 
 
-@pytest.mark.parametrize("module", ["device.cli", "device.daemon", "device.demo.show", "firmware_bridge.pair.cli"])
+@pytest.mark.parametrize("module", ["device.cli", "device.daemon", "device.demo.show", "device.pair"])
 def test_the_device_part_is_light(module: str) -> None:
     assert loaded_by(f"import {module}").isdisjoint(HEAVY | {"bleak", "tflite_runtime", "ai_edge_litert"})
+
+
+@pytest.mark.parametrize("module", ["device.cli", "device.daemon", "device.pair"])
+def test_what_starts_often_or_after_a_crash_loads_no_scipy(module: str) -> None:
+    """Importing scipy.signal takes 2 s here and several on a small machine; a session loads it, in a thread."""
+    assert "scipy" not in loaded_by(f"import {module}")
 
 
 def test_codecs_are_the_standard_library_alone() -> None:

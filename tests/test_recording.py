@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.errors import RecordingError
-from device.notification import Notification
+from device.notification import Arrival, LinkChange, LinkState, Notification
 from device.recording import MAGIC, RecordingReader, RecordingWriter
 from firmware_bridge.codecs import open_eda, polar_pmd
 
@@ -25,7 +27,16 @@ notifications = st.builds(
 )
 
 
-def write(folder: Path, records: list[Notification]) -> Path:
+changes = st.builds(
+    LinkChange,
+    st.sampled_from(sorted(STREAMS)),
+    st.integers(0, 2**64 - 1),
+    st.sampled_from(get_args(LinkState)),
+    st.text(max_size=100),
+)
+
+
+def write(folder: Path, records: Sequence[Arrival]) -> Path:
     with RecordingWriter(folder, STREAMS) as writer:
         for record in records:
             writer.append(record)
@@ -33,8 +44,8 @@ def write(folder: Path, records: list[Notification]) -> Path:
 
 
 @settings(max_examples=40, deadline=None)
-@given(records=st.lists(notifications, max_size=20))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[Notification]) -> None:
+@given(records=st.lists(notifications | changes, max_size=20))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[Arrival]) -> None:
     reader = RecordingReader(write(tmp_path_factory.mktemp("r"), records))
     assert list(reader) == records
     assert list(reader) == records  # a second iteration starts anew
@@ -124,7 +135,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="not a recording of affectd"):
         RecordingReader(other)
     other.write_bytes(MAGIC + bytes([9, 0]) + bytes(8))
-    with pytest.raises(RecordingError, match="format version 9, expected 1"):
+    with pytest.raises(RecordingError, match="format version 9, expected 2"):
         RecordingReader(other)
     with pytest.raises(RecordingError, match="cannot be read: No such file"):
         RecordingReader(tmp_path / "none")

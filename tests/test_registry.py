@@ -12,7 +12,7 @@ from firmware_bridge import registry
 from firmware_bridge.errors import RegistryError
 from firmware_bridge.registry import Sensor
 
-STRAP = Sensor("ecg", "strap", "A0:9E:1A:00:00:01", "polar-pmd-ecg", "0A1B2C3D")
+STRAP = Sensor("ecg", "strap", "A0:9E:1A:00:00:01", "polar-pmd-ecg", "0A1B2C3D", 131.5, True)
 WRIST = Sensor("eda", "wrist", "C0:FF:EE:00:00:02", "open-eda")
 
 visible = st.characters(exclude_categories=["C", "Z"], include_characters=' "\\')
@@ -25,6 +25,8 @@ straps = st.builds(
     address=addresses,
     protocol=st.just("polar-pmd-ecg"),
     serial=st.none() | printable,
+    sfreq=st.none() | st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False),
+    bonded=st.booleans(),
 )
 
 
@@ -61,8 +63,8 @@ def test_every_name_and_serial_survives_toml(sensor: Sensor) -> None:
     assert tomllib.loads(registry.dumps([sensor])) == {"sensor": [fields]}
 
 
-def _values(sensor: Sensor) -> tuple[str | None, ...]:
-    return sensor.role, sensor.name, sensor.address, sensor.protocol, sensor.serial
+def _values(sensor: Sensor) -> tuple[object, ...]:
+    return tuple(getattr(sensor, field) for field in sensor.__struct_fields__)
 
 
 def test_the_file_is_for_its_owner_alone_even_where_it_was_not(tmp_path: Path) -> None:
@@ -105,6 +107,8 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
         ("sensor = 1\n", "sensor", "Expected `array`, got `int`"),
         ("[[sensor]]\n", "sensor[0]", "missing required field `role`"),
         (_entry() + "serial = 7\n", "sensor[0].serial", "Expected `str | null`, got `int`"),
+        (_entry() + "sfreq = nan\n", "sensor[0]", "sfreq nan: expected a rate in Hz"),
+        (_entry() + "sfreq = 0\n", "sensor[0]", "sfreq 0"),
         (_entry(address="a0:9e:1a:00:00:01"), "sensor[0]", "in upper case"),
         (_entry(address="Polar"), "sensor[0]", "address 'Polar'"),
         (_entry(name=""), "sensor[0]", "name ''"),
@@ -124,7 +128,7 @@ def test_a_wrong_file_names_the_place_and_the_remedy(
     assert caught.value.path == str(path)
     assert caught.value.place == place
     assert reason in caught.value.reason
-    assert "; " in caught.value.reason  # the remedy
+    assert caught.value.remedy and str(caught.value).endswith(f"{caught.value.reason}; {caught.value.remedy}")
 
 
 @pytest.mark.parametrize("value", ["9", "[", "{a="])

@@ -30,7 +30,7 @@ from device.sources.virtual import (
     notifications,
     resample,
 )
-from firmware_bridge.protocols import decode
+from firmware_bridge.protocols import codec
 
 UV = 0.001
 """One step of a Polar H10 in mV; of an open EDA sensor, 1 nS, in uS."""
@@ -64,7 +64,8 @@ def wrist(seconds: float, **options: object) -> VirtualSensor:
 
 def values(sensor: VirtualSensor) -> np.ndarray:
     """What its notifications decode to, in physical units."""
-    packets = [decode(sensor.protocol, n.data) for n in notifications([sensor])]
+    decoder = codec(sensor.protocol).decoder()
+    packets = [packet for n in notifications([sensor]) for packet in decoder.push(n.data)]
     return np.concatenate([packet.values for packet in packets]) * sensor.info().scale
 
 
@@ -100,9 +101,10 @@ def test_eda_decodes_to_the_signal_within_half_a_step(data: list[float], sfreq: 
 
 def test_the_assembler_finds_the_true_rate_and_no_gap() -> None:
     for sensor, sfreq in ((chest(300.0), H10_SFREQ), (wrist(300.0), 8.0)):
-        assembler = Assembler(sensor.info())
+        assembler, decoder = Assembler(sensor.info()), codec(sensor.protocol).decoder()
         for notification in notifications([sensor]):
-            assembler.push(decode(sensor.protocol, notification.data), notification.host_ns)
+            for packet in decoder.push(notification.data):
+                assembler.push(packet, notification.host_ns)
         assert assembler.stats.gaps == 0
         assert assembler.stats.sfreq == pytest.approx(sfreq, rel=2e-5)
 
@@ -129,10 +131,11 @@ def test_no_notification_overtakes_another() -> None:
 
 def test_a_dropout_is_a_gap_of_its_length_and_shifts_nothing() -> None:
     sensor = wrist(60.0, dropouts=((20.0, 30.0),))
-    assembler = Assembler(sensor.info())
+    assembler, decoder = Assembler(sensor.info()), codec(sensor.protocol).decoder()
     chunks: list[Chunk] = []
     for n in notifications([sensor]):
-        chunks += assembler.push(decode(sensor.protocol, n.data), n.host_ns)
+        for packet in decoder.push(n.data):
+            chunks += assembler.push(packet, n.host_ns)
     lost = assembler.stats.lost_samples
     assert (assembler.stats.gaps, lost) == (1, 80)
     signal = eda(60.0)

@@ -22,6 +22,11 @@ SLEW = 0.005
 SLEW_FAR = 0.02
 """The same while the axis is more than FAR_S away (after a first notification that came very late)."""
 FAR_S = 0.5
+SHORT_WRAP_S = 3600.0
+"""A sensor clock that wraps within this long is unwrapped with the help of the arrival: a gap may outlast it."""
+EARLY_SHARE = 0.5
+"""Of such a clock's span: how much too early a packet may seem, the rest is for late ones. Early is what follows a
+first packet that came late, before the envelope of arrivals has seen a prompt one."""
 
 
 @dataclass(slots=True)
@@ -51,6 +56,7 @@ class _Last:
     seconds: float
     """Sensor time of the newest sample, s since the first packet (unwrapped)."""
     ticks: int
+    boot: int | None
     stamp_index: int
     """The stamped sample."""
     stamp_seconds: float
@@ -96,27 +102,35 @@ class Assembler:
         n_times = len(packet.values) // len(self.info.ch_names)
         host = host_ns * 1e-9
         last = self._last
-        if n_times == 0 or (last is not None and self._is_old(packet, last)):
+        if n_times == 0:
             return []
         if last is None:
             return [self._begin(packet, n_times, host, start=0, not_before=-np.inf)]
-        if self._is_reset(packet, last, host):
+        step = self._tick_step(packet, last, host)
+        if self._is_reset(packet, last, step, host):
             return [self._reset(packet, n_times, host, last)]
-        return [self._continue(packet, n_times, host, last)]
+        if self._is_old(packet, last, step):
+            return []
+        return [self._continue(packet, n_times, host, last, step)]
 
-    def _is_reset(self, packet: Packet, last: _Last, host: float) -> bool:
-        """A sample cannot arrive before it was measured, nor as late as LATE_S after: then the ticks began anew."""
-        step = self._tick_step(packet, last)
+    def _is_reset(self, packet: Packet, last: _Last, step: float, host: float) -> bool:
+        """The sensor says so; or a sample arrives before it was measured, or as late as LATE_S after."""
+        if packet.boot != last.boot:
+            return True
         lateness = host - self._host.host(last.seconds + step)
         return step < -RESET_S or not -RESET_S <= lateness <= LATE_S
 
-    def _tick_step(self, packet: Packet, last: _Last) -> float:
+    def _tick_step(self, packet: Packet, last: _Last, host: float) -> float:
         """Sensor seconds from the last packet's stamp to this one's, unwrapped."""
-        return _wrapped_step(packet.ticks, last.ticks, self.info.tick_bits) / self.info.tick_hz
+        step = _wrapped_step(packet.ticks, last.ticks, self.info.tick_bits) / self.info.tick_hz
+        span: float = (1 << self.info.tick_bits) / self.info.tick_hz
+        if span > SHORT_WRAP_S:
+            return step
+        latest = host - self._host.host(last.seconds) + EARLY_SHARE * span
+        return step + (latest - step) // span * span
 
-    def _is_old(self, packet: Packet, last: _Last) -> bool:
+    def _is_old(self, packet: Packet, last: _Last, step: float) -> bool:
         """Duplicate or reordered packet: counted and left out."""
-        step = self._tick_step(packet, last)
         seq_step = self._seq_step(packet, last)
         if step < -RESET_S:
             return False
@@ -154,11 +168,10 @@ class Assembler:
         self._count_gap(missing)
         return self._begin(packet, n_times, host, last.stop + missing, last.time)
 
-    def _continue(self, packet: Packet, n_times: int, host: float, last: _Last) -> Chunk:
+    def _continue(self, packet: Packet, n_times: int, host: float, last: _Last, step: float) -> Chunk:
         """A packet of the running sensor clock, with the samples lost before it made a gap."""
         sfreq = self._rate.sfreq
         stamp_offset = self._stamp_offset(n_times)
-        step = self._tick_step(packet, last)
         expected = last.stamp_index + step * sfreq
         missing = self._missing(packet, last, expected - (last.stop + stamp_offset), n_times)
         start = last.stop + missing
@@ -194,7 +207,10 @@ class Assembler:
         offset = self._stamp_offset(n_times)
         stamp_seconds = seconds - (n_times - 1 - offset) / self._rate.sfreq
         self._rate.add(start + offset, stamp_seconds)
-        self._last = _Last(packet.seq, seconds, packet.ticks, start + offset, stamp_seconds, start + n_times, host, end)
+        stop = start + n_times
+        self._last = _Last(
+            packet.seq, seconds, packet.ticks, packet.boot, start + offset, stamp_seconds, stop, host, end
+        )
         self.stats.samples += n_times
         self.stats.sfreq, self.stats.sfreq_now = self._rate.whole, self._rate.sfreq
         self.stats.drift_ppm = self._host.drift * 1e6

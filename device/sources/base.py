@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
-from device.notification import Notification
+from device.notification import Arrival
 from firmware_bridge.packet import StreamInfo
 
 YIELD_EVERY = 256
@@ -18,7 +18,7 @@ YIELD_EVERY = 256
 
 
 class Source(Protocol):
-    """Gives notifications until it ends or is closed."""
+    """Gives arrivals until it ends or is closed."""
 
     @property
     def name(self) -> str:
@@ -28,17 +28,17 @@ class Source(Protocol):
     def streams(self) -> Mapping[str, StreamInfo]:
         """How to read each stream it gives, by the name in its notifications."""
 
-    def notifications(self) -> AsyncGenerator[Notification, None]:
+    def notifications(self) -> AsyncGenerator[Arrival, None]:
         """Start, and give notifications in order of arrival; closing the generator lets go of the sensor."""
 
 
 async def paced(
-    notifications: Iterable[Notification],
+    notifications: Iterable[Arrival],
     speed: float | None,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncGenerator[Notification, None]:
+) -> AsyncGenerator[Arrival, None]:
     """Give out each notification when it is due at ``speed`` times real time; at once where speed is None."""
     begun, first = clock(), None
     for number, notification in enumerate(notifications):

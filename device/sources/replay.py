@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
-from device.notification import Notification
+from device.notification import Arrival
 from device.recording import RecordingReader
 from device.sources.base import paced
 from firmware_bridge.packet import StreamInfo
@@ -31,6 +31,6 @@ class ReplaySource:
         """Streams of the recording's header."""
         return self.reader.streams
 
-    def notifications(self) -> AsyncGenerator[Notification, None]:
+    def notifications(self) -> AsyncGenerator[Arrival, None]:
         """Every notification, in the order of arrival; raises RecordingError at a damaged record."""
         return paced(self.reader, self.speed)

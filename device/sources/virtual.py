@@ -13,7 +13,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.signal import firwin, upfirdn
 
-from device.notification import Notification
+from device.notification import Arrival, Notification
 from device.pipeline.types import Floats
 from device.sources.base import paced
 from firmware_bridge.codecs import open_eda, polar_pmd
@@ -169,6 +169,6 @@ class VirtualSource:
         """One stream per sensor."""
         return {sensor.name: sensor.info() for sensor in self.sensors}
 
-    def notifications(self) -> AsyncGenerator[Notification, None]:
+    def notifications(self) -> AsyncGenerator[Arrival, None]:
         """What the host receives, in order of arrival."""
         return paced(notifications(self.sensors, seed=self.seed), self.speed)

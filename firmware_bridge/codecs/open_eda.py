@@ -6,11 +6,14 @@ Knows nothing of radios, of pairing, or of how a sensor measures.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
+from firmware_bridge.codec import Codec, EachNotification, Evidence, Options
 from firmware_bridge.errors import DecodeError
+from firmware_bridge.exchange import DONE, OK, Read, Refusal, Rule, Subscribe, Table, Write
 from firmware_bridge.packet import Packet, StreamInfo
 
 PROTOCOL = "open-eda"
@@ -267,3 +270,71 @@ def _expect_size(data: bytes, size: int) -> None:
         raise DecodeError(PROTOCOL, data, len(data), f"too short: expected {size} bytes")
     if len(data) > size:
         raise DecodeError(PROTOCOL, data, size, f"{len(data) - size} surplus bytes: expected {size}")
+
+
+def _judge_info(rate_mhz: int | None) -> Callable[[bytes], str]:
+    def judge(data: bytes) -> str:
+        info = Info.from_bytes(data)
+        info.stream_info()  # refuses ohm
+        return OK if rate_mhz in (None, info.rate_mhz) else "other rate"
+
+    return judge
+
+
+def _judge_answer(op: Op) -> Callable[[bytes], str | None]:
+    def judge(data: bytes) -> str | None:
+        response = Response.from_bytes(data)
+        if response.op != op:
+            return None
+        return OK if response.status == Result.OK else "refused"
+
+    return judge
+
+
+def _ask(command: Command, then: str, refused: str) -> Rule:
+    """Rule of one command and its indication."""
+    refusal = Refusal(f"refuses {refused}", "restart the sensor; see its firmware's notes", permanent=False)
+    outcomes: dict[str, str | Refusal] = {OK: then, "refused": refusal}
+    return Rule(Write(CONTROL_UUID, bytes(command)), _judge_answer(command.op), outcomes, answer=CONTROL_UUID)
+
+
+def start_table(options: Options) -> Table:
+    """Set the rate only where it differs; a sensor that runs on from a dead process is stopped for it."""
+    rate_mhz = None if options.sfreq is None else round(options.sfreq * 1000)
+    other = Refusal(f"does not run at {options.sfreq:g} Hz" if options.sfreq else "", "pair it again at its own rate")
+    judge = _judge_info(rate_mhz)
+    return {
+        "info": Rule(Read(INFO_UUID), judge, {OK: "subscribe control", "other rate": "subscribe to set"}),
+        "subscribe to set": Rule(Subscribe(CONTROL_UUID), then="halt"),
+        "halt": _ask(Command(Op.STOP), "set rate", "to stop"),
+        "set rate": Rule(
+            Write(CONTROL_UUID, bytes(Command(Op.SET_RATE, rate_mhz or DEFAULT_RATE_MHZ))),
+            _judge_answer(Op.SET_RATE),
+            {OK: "info again", "refused": other},
+            answer=CONTROL_UUID,
+        ),
+        "info again": Rule(Read(INFO_UUID), judge, {OK: "subscribe data", "other rate": other}),
+        "subscribe control": Rule(Subscribe(CONTROL_UUID), then="subscribe data"),
+        "subscribe data": Rule(Subscribe(DATA_UUID), then="start"),
+        "start": _ask(Command(Op.START), DONE, "to start"),
+    }
+
+
+def _describe(answers: Mapping[str, bytes]) -> StreamInfo:
+    return read_info(answers.get("info again", answers["info"]))
+
+
+CODEC = Codec(
+    stream_info=STREAM_INFO,
+    device="open EDA sensor",
+    service_uuid=SERVICE_UUID,
+    data_uuid=DATA_UUID,
+    decoder=lambda: EachNotification(decode_packet),
+    start=start_table,
+    stop={"stop": Rule(Write(CONTROL_UUID, STOP))},
+    describe=_describe,
+    evidence=Evidence("specification", "PROTOCOL.md, with a C encoder checked against this codec", "on hardware"),
+    secure=True,
+    min_mtu=23,
+    stall_s=10.0,
+)

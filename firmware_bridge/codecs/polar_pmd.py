@@ -8,11 +8,14 @@ Source: polarofficial/polar-ble-sdk, technical documentation ``online_measuremen
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
+from firmware_bridge.codec import Codec, EachNotification, Evidence, Options
 from firmware_bridge.errors import DecodeError
+from firmware_bridge.exchange import DONE, OK, Read, Refusal, Rule, Subscribe, Table, Write
 from firmware_bridge.packet import Packet, StreamInfo
 
 PROTOCOL = "polar-pmd-ecg"
@@ -22,8 +25,6 @@ CONTROL_UUID = "fb005c81-02e7-f387-1cad-8acd2d8df0c8"
 """Control point: read (features), write (commands), indicate (responses)."""
 DATA_UUID = "fb005c82-02e7-f387-1cad-8acd2d8df0c8"
 """Frames, by notification."""
-INFO_UUID = CONTROL_UUID
-"""Read to learn whether the sensor has the stream at all."""
 
 EPOCH_UNIX_NS = 946_684_800_000_000_000
 """Unix time of the sensor clock's zero, 2000-01-01T00:00 (in ns)."""
@@ -163,7 +164,7 @@ class Features:
 
 
 def read_info(data: bytes) -> StreamInfo:
-    """Value of ``INFO_UUID`` to StreamInfo; raises DecodeError where the sensor has PMD but no ECG."""
+    """A read of the control point to StreamInfo; raises DecodeError where the sensor has PMD but no ECG."""
     if Measurement.ECG not in Features.from_bytes(data):
         raise DecodeError(PROTOCOL, data, 1, f"features {data[1]:#04x}: expected bit 0 (ECG)")
     return STREAM_INFO
@@ -338,3 +339,59 @@ def _expect(data: bytes, offset: int, code: int, what: str) -> None:
         raise DecodeError(PROTOCOL, data, len(data), f"too short: expected {code:#04x} ({what})")
     if data[offset] != code:
         raise DecodeError(PROTOCOL, data, offset, f"{data[offset]:#04x}: expected {code:#04x} ({what})")
+
+
+def _has_ecg(features: bytes) -> str:
+    return OK if Measurement.ECG in Features.from_bytes(features) else "no ecg"
+
+
+def _started(data: bytes) -> str | None:
+    answer = Response.from_bytes(data)
+    if (answer.op, answer.measurement) != (Op.START, Measurement.ECG):
+        return None
+    outcomes = {int(Status.OK): OK, int(Status.ALREADY_IN_STATE): OK, int(Status.INVALID_MTU): "mtu"}
+    return outcomes.get(answer.status, "refused")
+
+
+def start_table(_options: Options) -> Table:
+    """Read the features before subscribing: BlueZ hands a read's value to the subscriber as well."""
+    return {
+        "features": Rule(Read(CONTROL_UUID), _has_ecg, {OK: "subscribe control", "no ecg": _NO_ECG}),
+        "subscribe control": Rule(Subscribe(CONTROL_UUID), then="subscribe data"),
+        "subscribe data": Rule(Subscribe(DATA_UUID), then="start"),
+        "start": Rule(
+            Write(CONTROL_UUID, START),
+            _started,
+            {OK: DONE, "mtu": _MTU, "refused": _REFUSED},
+            answer=CONTROL_UUID,
+        ),
+    }
+
+
+_NO_ECG = Refusal("has PMD, but no ECG", "use a Polar H10; an H9 or a Verity has none")
+_MTU = Refusal("its frames do not fit the connection (ATT MTU below 232)", "use another Bluetooth adapter", False)
+_REFUSED = Refusal("refuses to start its ECG", "take it off its charger or strap for a minute, then try again", False)
+
+
+def _describe(answers: Mapping[str, bytes]) -> StreamInfo:
+    return read_info(answers["features"])
+
+
+CODEC = Codec(
+    stream_info=STREAM_INFO,
+    device="Polar H10 chest strap",
+    service_uuid=SERVICE_UUID,
+    data_uuid=DATA_UUID,
+    decoder=lambda: EachNotification(decode_packet),
+    start=start_table,
+    stop={"stop": Rule(Write(CONTROL_UUID, STOP))},
+    describe=_describe,
+    evidence=Evidence(
+        "capture", "12,355 notifications of an H10; polar-ble-sdk and its documents", "two links at once"
+    ),
+    names=("Polar H10",),
+    secure=True,
+    min_mtu=MIN_ATT_MTU,
+    first_s=35.0,  # an H10 may start up to 30 s late
+    stall_s=5.0,  # 9 frames
+)

@@ -1,4 +1,4 @@
-"""The tool affectd-pair: finds, identifies and remembers sensors.
+"""The tool affectd-pair: finds, identifies, bonds, checks and remembers sensors, and looks after the machine's radio.
 
-Knows nothing of the pipeline or of the daemon.
+Knows nothing of the pipeline: what judges a signal comes by argument (`assess.py`).
 """

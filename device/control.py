@@ -1,0 +1,235 @@
+"""The daemon's UNIX socket: status, the loan of a sensor to a tool, and a look at what a sensor sends.
+
+It knows nothing of radios or signals. `firmware_bridge/daemon_client.py` says what goes over it and asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from device.errors import ControlError
+from device.notification import Arrival, LinkState, Notification
+from firmware_bridge.packet import StreamInfo
+from firmware_bridge.registry import Sensor
+
+_MODE = 0o660
+"""The service's user and its group: a status tells when somebody is at home."""
+WATCH_QUEUE = 256
+"""Notifications a watcher may lag behind; beyond it the oldest is dropped, and the daemon never waits."""
+REQUEST_BYTES = 1 << 16
+
+
+class Link(Protocol):
+    """What control asks of a link."""
+
+    @property
+    def state(self) -> LinkState:
+        """Where it stands."""
+
+
+class Lendable(Protocol):
+    """What control asks of a sensor's source; :class:`device.sources.ble.BleSource` is one."""
+
+    @property
+    def sensor(self) -> Sensor:
+        """The sensor."""
+
+    @property
+    def streams(self) -> Mapping[str, StreamInfo]:
+        """Its stream."""
+
+    @property
+    def link(self) -> Link:
+        """Its link."""
+
+    async def pause(self) -> None:
+        """Stop the stream, let go of the link and stay away."""
+
+    async def resume(self) -> None:
+        """Go on."""
+
+
+class _RequestError(Exception):
+    """A request that is refused, for people."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.answer = {"ok": False, "error": reason, "remedy": remedy}
+
+
+class Control:
+    """Answers requests; ``status`` makes the answer to the commonest one."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]], sources: Iterable[Lendable]) -> None:
+        self._status = status
+        self._sources = tuple(sources)
+        self._lent: set[str] = set()
+        self._watchers: dict[asyncio.Queue[Notification], str] = {}
+        self._talks: set[asyncio.Task[None]] = set()
+
+    def tap(self, arrival: Arrival) -> None:
+        """Show one arrival to whoever watches its stream."""
+        if not self._watchers or not isinstance(arrival, Notification):
+            return
+        for queue, stream in self._watchers.items():
+            if stream == arrival.stream:
+                if queue.full():
+                    queue.get_nowait()
+                queue.put_nowait(arrival)
+
+    @contextlib.asynccontextmanager
+    async def listening(self, path: Path) -> AsyncIterator[None]:
+        """Meanwhile answer at ``path``; raises ControlError where another affectd does, or the place is no good."""
+        bound = _bind(path)
+        server = await asyncio.start_unix_server(self._begin, sock=bound, limit=REQUEST_BYTES)
+        try:
+            yield
+        finally:
+            server.close()
+            for talk in self._talks:
+                talk.cancel()
+            await asyncio.gather(*self._talks, return_exceptions=True)
+            await server.wait_closed()
+            path.unlink(missing_ok=True)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.create_task(self._talk(reader, writer), name="control")
+        self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request; what it holds is given back when the other side closes."""
+        with contextlib.suppress(OSError):  # whoever asked has gone
+            try:
+                await self._answer(_request(await _line(reader)), reader, writer)
+            except _RequestError as refused:
+                await _say(writer, refused.answer)
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    async def _answer(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        match request:
+            case {"do": "status"}:
+                await _say(writer, {"ok": True, "status": self._status()})
+            case {"do": "lend", **rest}:
+                await self._lend(rest.get("address"), reader, writer)
+            case {"do": "watch", "sensor": name}:
+                await self._watch(str(name), reader, writer)
+            case _:
+                raise _RequestError("unknown request", "use the affectd-pair of the same version")
+
+    async def _lend(self, address: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Stay off the radio, all but the streams that run; with an address, off that sensor as well."""
+        wanted = [it for it in self._sources if it.sensor.address == address or not _linked(it)]
+        if taken := {it.sensor.name for it in wanted if it.sensor.address == address} & self._lent:
+            raise _RequestError(f"{taken.pop()} is lent to another tool", "end that one first")
+        mine = [it for it in wanted if it.sensor.name not in self._lent]
+        self._lent |= {it.sensor.name for it in mine}
+        try:
+            await asyncio.gather(*(it.pause() for it in mine))
+            await _say(writer, {"ok": True, "paused": [it.sensor.name for it in mine]})
+            await reader.read()  # until the other side closes, or dies
+        finally:
+            self._lent -= {it.sensor.name for it in mine}
+            await asyncio.gather(*(it.resume() for it in mine))
+
+    async def _watch(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        source = next((it for it in self._sources if name in (it.sensor.name, it.sensor.address)), None)
+        if source is None:
+            raise _RequestError(f"no sensor {name!r}", "`affectd status` shows the sensors")
+        if not _linked(source):
+            raise _RequestError(f"{source.sensor.name} is not streaming", "`affectd status` says why")
+        ((stream, info),) = source.streams.items()
+        queue: asyncio.Queue[Notification] = asyncio.Queue(WATCH_QUEUE)
+        self._watchers[queue] = stream
+        gone = asyncio.create_task(reader.read())
+        try:
+            await _say(writer, {"ok": True, "stream": msgspec.to_builtins(info)})
+            while (notification := await _next(queue, gone)) is not None:
+                await _say(writer, {"ok": True, "host_ns": notification.host_ns, "data": notification.data.hex()})
+        finally:
+            del self._watchers[queue]
+            gone.cancel()
+
+
+def _linked(source: Lendable) -> bool:
+    return source.link.state in ("starting", "streaming", "silent")
+
+
+async def _next(queue: asyncio.Queue[Notification], gone: asyncio.Task[bytes]) -> Notification | None:
+    """The next notification; None once the other side has gone."""
+    coming = asyncio.create_task(queue.get())
+    try:
+        await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return coming.result() if coming.done() else None
+    finally:
+        coming.cancel()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:  # a line beyond the limit
+        return b""
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict):
+        raise _RequestError("not a request: a line with a JSON object is expected", "use `affectd status`")
+    return request
+
+
+async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+    writer.write(json.dumps(answer).encode() + b"\n")
+    await writer.drain()
+
+
+def _bind(path: Path) -> socket.socket:
+    """A listening place for this process alone; what a killed one left is cleared away."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _answers(path):
+            remedy = "stop it, or give this one another [control] socket"
+            raise ControlError(path, "", "another affectd listens here", remedy)
+        path.unlink(missing_ok=True)
+        return _bound(path)
+    except OSError as error:
+        remedy = "choose another [control] socket (a short path in a directory that this user may write)"
+        raise ControlError(path, "", f"cannot listen: {error.strerror or error}", remedy) from error
+
+
+def _bound(path: Path) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX)
+    old = os.umask(0o777 & ~_MODE)
+    try:
+        bound.bind(str(path))
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(old)
+    return bound
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,64 @@
+"""`affectd status` for people.
+
+It knows nothing of sockets; it shows what ``device.status.Status.to_json`` says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLE = {"streaming": "green", "refused": "red", "silent": "yellow", "waiting": "yellow", "paused": "cyan"}
+
+
+def print_status(status: dict[str, Any], console: Console | None = None) -> None:
+    """One table of the sensors, and a line on what comes out."""
+    console = console or Console()
+    console.print(f"affectd {status['affectd']}, running for {_span(status['running_s'])}, bundle {status['bundle']}")
+    console.print(f"recording {status['recording']['path']}, {status['recording']['records']} records")
+    if status["sensors"]:
+        console.print(_sensors(status["sensors"]))
+    rests_on = status["rests_on"] or "nothing yet"
+    console.print(Text(f"{status['predictions']} predictions, now from {rests_on}"))
+    console.print(Text(_newest(status["prediction"])))
+
+
+def _sensors(sensors: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for head in ("sensor", "link", "for", "connections", "Hz", "lost", "gaps", "bad", "battery"):
+        table.add_column(head, overflow="fold")
+    for sensor in sensors:
+        link, stream = sensor["link"], sensor["stream"]
+        state = Text(link["state"], style=_STYLE.get(link["state"], ""))
+        if link["reason"]:
+            state.append(f": {link['reason']}", style="dim")
+        if stream is None:
+            table.add_row(Text(f"{sensor['name']} ({sensor['role']})"), state, _span(link["since_s"]), "starting up")
+            continue
+        share = stream["lost_samples"] / max(1, stream["lost_samples"] + stream["samples"])
+        numbers = (link["connections"], f"{stream['sfreq']:.2f}", f"{share:.1%}", stream["gaps"], stream["bad"])
+        battery = "" if link["battery"] is None else f"{link['battery']} %"
+        cells = [_span(link["since_s"]), *map(str, numbers), battery]
+        table.add_row(Text(f"{sensor['name']} ({sensor['role']})"), state, *cells)
+    return table
+
+
+def _newest(prediction: dict[str, Any] | None) -> str:
+    if prediction is None:
+        return "no prediction yet"
+    if prediction["label"] is None:
+        return f"newest: abstains ({prediction['abstained']})"
+    share = prediction["probabilities"][prediction["label"]]
+    return f"newest: {prediction['label']} {share:.0%} from {'+'.join(prediction['modalities'])}"
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{rest} s" if not minutes else f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    )

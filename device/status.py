@@ -1,0 +1,78 @@
+"""What a running affectd says of itself: `affectd status`, over the control socket.
+
+It knows nothing of sockets or of how it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from device.bundle import Bundle
+from device.inference import Prediction
+from device.recording import RecordingWriter, affectd_version
+from device.sources.ble import BleSource
+
+if TYPE_CHECKING:
+    from device.session import Counts, Session
+
+
+class Status:
+    """Looks at the daemon's parts, and remembers the newest prediction."""
+
+    def __init__(self, bundle: Bundle, recording: RecordingWriter, links: Sequence[BleSource]) -> None:
+        self.session: Session | None = None
+        """None while it is being opened."""
+        self._bundle = bundle
+        self._recording = recording
+        self._links = links
+        self._begun_ns = time.monotonic_ns()
+        self._predictions = 0
+        self._latest: Prediction | None = None
+        self.rests_on = ""
+        """What predictions rest on at present, for people; empty before the first."""
+
+    def note(self, prediction: Prediction) -> bool:
+        """Take the newest prediction; whether what predictions rest on has changed."""
+        self._predictions += 1
+        self._latest = prediction
+        reason = f": {prediction.abstained}" if prediction.abstained else ""
+        before, self.rests_on = self.rests_on, ("+".join(prediction.modalities) or "nothing") + reason
+        return before != self.rests_on
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, fit for JSON; times in seconds ago."""
+        return {
+            "affectd": affectd_version(),
+            "pid": os.getpid(),
+            "running_s": self._ago(self._begun_ns),
+            "bundle": self._bundle.manifest.name,
+            "recording": {"path": str(self._recording.path), "records": self._recording.records},
+            "sensors": [self._sensor(source) for source in self._links],
+            "predictions": self._predictions,
+            "rests_on": self.rests_on,
+            "prediction": None if self._latest is None else self._latest.to_json(),
+            "tasks": len(asyncio.all_tasks()),
+        }
+
+    def _sensor(self, source: BleSource) -> dict[str, Any]:
+        link = asdict(source.link)
+        for key in ("since", "last"):
+            moment = link.pop(f"{key}_ns")
+            link[f"{key}_s"] = self._ago(moment) if moment else None
+        sensor: dict[str, Any] = msgspec.to_builtins(source.sensor)
+        return sensor | {"link": link, "stream": _stream(self.session.stats[source.name]) if self.session else None}
+
+    def _ago(self, moment_ns: int) -> float:
+        return round((time.monotonic_ns() - moment_ns) / 1e9, 3)
+
+
+def _stream(counts: Counts) -> dict[str, Any]:
+    bad = {"bad": counts.bad.total(), "last_bad": str(counts.last_bad) if counts.last_bad else None}
+    return {"notifications": counts.notifications, "connections": counts.connections} | bad | asdict(counts.assembly)

@@ -1,0 +1,102 @@
+"""Asks a running affectd over its UNIX socket: lines of JSON, one request per connection.
+
+Knows nothing of radios or signals. Requests: ``{"do": "status"}`` gives one answer; ``{"do": "lend", "address": A}``
+lends the radio (and, with an address, the sensor, which the daemon lets go) until the connection is closed;
+``{"do": "watch", "sensor": NAME}`` hands on each notification of a streaming sensor. Every answer has ``ok``; where
+false, ``error`` and ``remedy`` say more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from firmware_bridge.errors import FirmwareBridgeError
+
+DEFAULT_SOCKET = Path("/run/affectd/affectd.sock")
+ANSWER_S = 15.0
+"""A daemon that lends a sensor first stops its stream and disconnects, which takes a few seconds."""
+LINE_BYTES = 1 << 20
+"""Longest line: a status of many sensors is some kB."""
+
+
+class DaemonError(FirmwareBridgeError):
+    """A running affectd cannot be asked, or refuses; carries the socket, the reason and the remedy."""
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"{path}: {reason}; {remedy}")
+
+
+def socket_path() -> Path:
+    """Where affectd listens: AFFECTD_SOCKET, or the service's own place."""
+    return Path(os.environ.get("AFFECTD_SOCKET") or DEFAULT_SOCKET)
+
+
+def running(path: Path) -> bool:
+    """Whether a daemon has its socket there (it may still be one that was killed)."""
+    return path.is_socket()
+
+
+@asynccontextmanager
+async def ask(path: Path, request: dict[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    """Answers to one request, the first already known to be ``ok``; raises DaemonError.
+
+    The request holds while inside. ConnectionRefusedError inside a DaemonError's cause: nobody listens, a dead socket.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES)
+    except (OSError, TimeoutError) as error:
+        raise _unreachable(path, error) from error
+    try:
+        writer.write(json.dumps(request).encode() + b"\n")
+        async with asyncio.timeout(ANSWER_S):
+            first = _answer(path, await reader.readline())
+        yield _answers(path, first, reader)
+    except TimeoutError as error:
+        raise DaemonError(path, f"no answer within {ANSWER_S:g} s", "see its log: `journalctl -u affectd`") from error
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def status(path: Path) -> dict[str, Any]:
+    """The daemon's status; raises DaemonError."""
+    async with ask(path, {"do": "status"}) as answers:
+        return dict((await anext(answers))["status"])
+
+
+async def _answers(path: Path, first: dict[str, Any], reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    yield first
+    while line := await reader.readline():
+        yield _answer(path, line)
+
+
+def _answer(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+        ok = answer["ok"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DaemonError(path, "no answer that can be read", "is it affectd that listens there?") from error
+    if not ok:
+        raise DaemonError(path, str(answer.get("error")), str(answer.get("remedy") or "see `affectd status`"))
+    return dict(answer)
+
+
+def _unreachable(path: Path, error: Exception) -> DaemonError:
+    if isinstance(error, PermissionError):
+        return DaemonError(path, "not permitted", "run as the user of the service, or join its group")
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return DaemonError(
+            path, "no affectd listens there", "start it (`systemctl start affectd`), or name its --socket"
+        )
+    return DaemonError(path, f"cannot be reached ({error})", "see its log: `journalctl -u affectd`")
