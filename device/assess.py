@@ -24,6 +24,8 @@ WINDOW_S = 10.0
 STRIDE_S = 5.0
 KEPT_S = 60.0
 """Raw samples kept for plots."""
+SETTLE_NS = 3_000_000_000
+"""The first packets may have waited for the subscription, and then come all at once."""
 STALE_S = 6.0
 """A heart rate whose last beat is longer ago is none: two pauses of 3 s, the longest that quality allows."""
 
@@ -37,6 +39,7 @@ class PipelineAssessor:
         self._pipeline = _pipeline(info)
         self._quality = _Tally(info.modality)
         self._raw: deque[Chunk] = deque()
+        self._begun_ns = 0
         self._first: tuple[int, int] | None = None
         self._last_ns = 0
         self._beat: tuple[float, float] | None = None
@@ -46,8 +49,10 @@ class PipelineAssessor:
         for chunk in self._assembler.push(packet, host_ns):
             self._raw.append(chunk)
             self._last_ns = host_ns
-            if self._first is None:
-                self._first = host_ns, self._assembler.stats.samples
+            self._begun_ns = self._begun_ns or host_ns
+            if self._first is None and host_ns - self._begun_ns >= SETTLE_NS:
+                stats = self._assembler.stats
+                self._first = host_ns, stats.samples + stats.lost_samples
             for clean in self._pipeline.clean(chunk) if self._pipeline else ():
                 self._note_beat(clean)
                 self._quality.add(self._pipeline.join(clean) if self._pipeline else ())
@@ -82,7 +87,7 @@ class PipelineAssessor:
         )
 
     def _arriving(self) -> float | None:
-        """The first packet's samples were measured before it came, and do not count."""
+        """Since it has settled; that packet's own samples were measured before it came, and do not count."""
         if self._first is None or self._last_ns <= self._first[0]:
             return None
         stats = self._assembler.stats
