@@ -5,12 +5,14 @@ ARGS ?=
 # requirements.lock pins every package, the build backend included.
 PIP = PIP_CONSTRAINT=requirements.lock PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: help demo test nightly clean
+.PHONY: help demo test e2e e2e-all nightly clean
 
 help:
 	@echo "make demo            real recordings through the whole of affectd (sets up .venv-device: no torch, no TensorFlow)"
 	@echo "make demo ARGS=...   e.g. ARGS='--fast --json', ARGS='--only stress --speed 60'"
 	@echo "make test            every check and test (sets up .venv)"
+	@echo "make e2e             pairing, streaming and every fault against real BlueZ 5.66 in QEMU (root once, to install QEMU)"
+	@echo "make e2e-all         the same against BlueZ 5.66 and 5.82, and 300 disconnects"
 	@echo "make nightly         the slow tests as well"
 	@echo "make clean           remove both environments"
 
@@ -19,6 +21,12 @@ demo: .venv-device/.ready
 
 test: .venv/.ready
 	@scripts/check
+
+e2e: .venv/.ready
+	@.venv/bin/python tests/e2e/run.py bookworm
+
+e2e-all: .venv/.ready
+	@.venv/bin/python tests/e2e/run.py bookworm trixie --disconnects 300
 
 nightly: .venv/.ready
 	@scripts/nightly

@@ -113,7 +113,8 @@ def play(scenario: Scenario, *, start: Callable[[Strap], None] = lambda strap: N
         strap = Strap()
 
         @contextlib.asynccontextmanager
-        async def registered(_address: str) -> AsyncIterator[None]:
+        async def registered(address: str) -> AsyncIterator[None]:
+            assert address == CHEST.address
             strap.fake.agent = True
             yield
             strap.fake.agent = False

@@ -19,7 +19,7 @@ from device.notification import Arrival, LinkChange, Notification
 from device.sources.ble import CONNECT_S, LEAVE_S, SUSPECT, BleSource
 from device.sources.ble_radio import Radio
 from device.sources.ble_session import UNREADABLE
-from device.sources.ladder import REFUSED_S
+from device.sources.ladder import REFUSED_S, Rung
 from firmware_bridge.codecs import open_eda, polar_pmd
 from firmware_bridge.errors import RadioFault
 from firmware_bridge.registry import Sensor
@@ -278,6 +278,40 @@ def test_the_adapter_is_power_cycled_once_for_all_and_only_while_none_streams() 
             await scene.until(lambda: len(scene.notifications("wrist")) > 205, 120.0)
             await scene.until(lambda: len(scene.notifications("chest")) > 5, 120.0)
             assert scene.repairs.done.count("off") == 1
+
+    run_virtual(scenario())
+
+
+def test_data_begins_the_ladder_at_its_foot() -> None:
+    async def scenario() -> None:
+        drop = [FRAME, "gone"]
+        strap = chest(*[drop] * 12, FOR_EVER)
+        async with Scene(chest=strap) as scene:
+            await scene.data(15)
+            assert scene.repairs.done == []
+            assert scene.longest_gap() < 5
+
+    run_virtual(scenario())
+
+
+def test_a_radio_that_has_come_back_meanwhile_is_not_waited_for() -> None:
+    async def scenario() -> None:
+        radio = Radio(ScriptedCentral(), repairs := ScriptedRepairs())
+        seen, began = radio.changes, asyncio.get_running_loop().time()
+        repairs.changed()
+        await radio.wait(60.0, seen)
+        assert asyncio.get_running_loop().time() == began
+        await radio.wait(60.0, radio.changes)
+        assert asyncio.get_running_loop().time() == began + 60.0
+
+    run_virtual(scenario())
+
+
+def test_sensors_that_ask_for_a_repair_together_get_one() -> None:
+    async def scenario() -> None:
+        radio = Radio(ScriptedCentral(), repairs := ScriptedRepairs())
+        await asyncio.gather(*(radio.climb(Rung.POWER, address(name)) for name in ("chest", "wrist")))
+        assert repairs.done == ["off", "on"]
 
     run_virtual(scenario())
 

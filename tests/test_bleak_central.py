@@ -268,6 +268,18 @@ def test_a_cancelled_search_ends_its_scan() -> None:
     play(scenario)
 
 
+def test_a_scan_that_was_asked_for_but_never_answered_is_stopped() -> None:
+    async def scenario(fake: FakeBluez, sensor: FakeSensor, central: Central) -> None:
+        fake.fail("StartDiscovery", HANG)
+        task = asyncio.create_task(connect(central))
+        await until(lambda: fake.calls["StartDiscovery"] == 1)
+        task.cancel()
+        await asyncio.wait({task})
+        await until(lambda: fake.calls["StopDiscovery"] == 1)
+
+    play(scenario)
+
+
 def test_a_sensor_out_of_reach_is_not_found() -> None:
     async def scenario(fake: FakeBluez, sensor: FakeSensor, central: Central) -> None:
         sensor.in_range = False

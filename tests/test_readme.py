@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = {
     "make test": "this test runs inside it",
-    "affectd run --config affectd.toml": "needs sensors; its flow is tests/test_daemon.py",
+    "make e2e": "minutes of a virtual machine; .ci/run runs it",
+    "affectd-pair doctor": "looks at this machine's radio; tests/test_doctor.py",
+    "affectd-pair scan": "needs a radio; tests/e2e",
+    "affectd-pair add": "needs a radio and a person; tests/e2e and tests/test_pair_add.py",
+    "affectd-pair test ecg": "needs a sensor; tests/test_pair_check.py",
+    "affectd run --config affectd.toml": "needs sensors; its flow is tests/test_daemon.py, its links tests/e2e",
+    "affectd status": "needs a running daemon; tests/test_control.py, tests/e2e",
     "AFFECTD_REFERENCE_DATA=... train/runs/default.sh": "half an hour of training; each step has its own tests",
 }
 

@@ -92,27 +92,31 @@ class SharedScan:
             await asyncio.wait(self._stopping)
 
     async def _join(self, inbox: Inbox, adapter: Adapter) -> None:
+        """Listen from before the scan begins: the radio may go while it does."""
         async with self._lock:
             if self._scanner is not None and self._adapter != adapter.path:
                 await self._stop(self._forget_scanner())
-            if self._scanner is None:
-                await self._start(adapter)
+            self._adapter = adapter.path
             self._inboxes.add(inbox)
+            try:
+                if self._scanner is None:
+                    self._scanner = await self._start(adapter)
+            except BaseException:
+                self._inboxes.discard(inbox)
+                raise
             now = asyncio.get_running_loop().time()
             for heard_at, heard in self._recent.values():
                 if now - heard_at <= RECENT_S:
                     _put(inbox, heard)
 
-    async def _start(self, adapter: Adapter) -> None:
+    async def _start(self, adapter: Adapter) -> BleakScanner:
         try:
-            scanner = await self._started(adapter)
+            return await self._started(adapter)
         except RadioError as error:
             if error.fault is not RadioFault.IN_PROGRESS:
                 raise
             await stop_own_discovery(adapter.path)
-            scanner = await self._started(adapter)
-        self._scanner, self._adapter = scanner, adapter.path
-        self._recent.clear()
+            return await self._started(adapter)
 
     async def _started(self, adapter: Adapter) -> BleakScanner:
         scanner = BleakScanner(self._heard, bluez={"adapter": adapter.name})

@@ -1,1 +1,4 @@
-#include <zephyr/kernel.h>
+/* SPDX-License-Identifier: Apache-2.0
+ * Stub. */
+#pragma once
+int settings_load(void);
