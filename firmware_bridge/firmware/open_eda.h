@@ -222,8 +222,8 @@ static inline int open_eda_packet_limit(struct open_eda_packet *packet, uint8_t 
  *
  * @param ticks  sensor clock when THIS sample was taken, wrapping at 2^32; that of the first one goes into the packet
  * @param value  nS, or OPEN_EDA_OPEN, or OPEN_EDA_SATURATED
- * @return 1 when the packet is now full (take it), 0 when it is not, OPEN_EDA_E_ARGUMENT, or OPEN_EDA_E_STATE when it was
- *         full before and the sample was not added
+ * @return 1 when the packet is now full (take it), 0 when it is not, OPEN_EDA_E_ARGUMENT, or OPEN_EDA_E_STATE when it
+ *         was full before and the sample was not added
  */
 static inline int open_eda_packet_add(struct open_eda_packet *packet, uint32_t ticks, int32_t value)
 {
@@ -287,7 +287,7 @@ struct open_eda_command {
 /**
  * Read what the host wrote, without regard to the sensor's state.
  *
- * @return OPEN_EDA_DONE, OPEN_EDA_UNKNOWN_COMMAND (an empty write, too) or OPEN_EDA_INVALID_PARAMETER (its length is wrong)
+ * @return OPEN_EDA_DONE, OPEN_EDA_UNKNOWN_COMMAND (an empty write, too) or OPEN_EDA_INVALID_PARAMETER (wrong length)
  */
 static inline uint8_t open_eda_command_parse(const uint8_t *data, size_t size, struct open_eda_command *command)
 {

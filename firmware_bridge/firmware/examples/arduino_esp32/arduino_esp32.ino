@@ -4,8 +4,8 @@
  * Open EDA from an ESP32, for Arduino-ESP32 3.x and NimBLE-Arduino 2.x: a sketch to start from, see README.md.
  * Knows nothing of your board but an ADC pin and the two numbers of your front end below.
  *
- * Put open_eda.h beside this file. loop() alone touches `sensor` and `packet`: NimBLE's callbacks run in a task of their
- * own, and only leave word of what they heard.
+ * Put open_eda.h beside this file. loop() alone touches `sensor` and `packet`: NimBLE's callbacks run in a task of
+ * their own, and only leave word of what they heard.
  */
 #include <NimBLEDevice.h>
 
@@ -58,6 +58,9 @@ class Link : public NimBLEServerCallbacks {
 
     void onAuthenticationComplete(NimBLEConnInfo &info) override {
         encrypted = info.isEncrypted();
+        if (!encrypted) {
+            NimBLEDevice::getServer()->disconnect(info.getConnHandle());
+        }
     }
 
     void onMTUChange(uint16_t now, NimBLEConnInfo &) override {

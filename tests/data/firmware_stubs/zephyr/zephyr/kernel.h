@@ -56,7 +56,7 @@ struct k_thread_stub {
 	int priority, options, delay;
 };
 #define K_PRIO_PREEMPT(priority) (priority)
-#define K_THREAD_DEFINE(name, stack, entry, a, b, c, priority, options, delay)                                            \
+#define K_THREAD_DEFINE(name, stack, entry, a, b, c, priority, options, delay) \
 	const struct k_thread_stub name = {stack, entry, a, b, c, priority, options, delay}
 
 int64_t k_uptime_get(void);

@@ -19,5 +19,5 @@ struct bt_data {
 struct bt_le_adv_param;
 #define BT_LE_ADV_CONN_FAST_2 ((const struct bt_le_adv_param *)NULL)
 int bt_enable(void (*ready)(int err));
-int bt_le_adv_start(const struct bt_le_adv_param *param, const struct bt_data *ad, size_t ad_len, const struct bt_data *sd,
-		    size_t sd_len);
+int bt_le_adv_start(const struct bt_le_adv_param *param, const struct bt_data *ad, size_t ad_len,
+		    const struct bt_data *sd, size_t sd_len);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stub: the part of Zephyr's GATT server that the sketch uses. The attributes of a service are counted as the real one does. */
+ * Stub: the part of Zephyr's GATT server that the sketch uses. A service's attributes are counted as in the real one. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -9,8 +9,8 @@
 #include <zephyr/bluetooth/uuid.h>
 
 struct bt_gatt_attr;
-typedef ssize_t (*bt_gatt_attr_read_func_t)(struct bt_conn *conn, const struct bt_gatt_attr *attr, void *buf, uint16_t len,
-					    uint16_t offset);
+typedef ssize_t (*bt_gatt_attr_read_func_t)(struct bt_conn *conn, const struct bt_gatt_attr *attr, void *buf,
+					    uint16_t len, uint16_t offset);
 typedef ssize_t (*bt_gatt_attr_write_func_t)(struct bt_conn *conn, const struct bt_gatt_attr *attr, const void *buf,
 					     uint16_t len, uint16_t offset, uint8_t flags);
 struct bt_gatt_attr {
@@ -27,12 +27,12 @@ struct bt_gatt_service_static {
 };
 
 #define BT_GATT_PRIMARY_SERVICE(uuid) {uuid, NULL, NULL, NULL, 0, 0}
-#define BT_GATT_CHARACTERISTIC(uuid, properties, perm, read, write, user_data)                                            \
+#define BT_GATT_CHARACTERISTIC(uuid, properties, perm, read, write, user_data) \
 	{uuid, NULL, NULL, NULL, 0, properties}, {uuid, read, write, user_data, perm, 0}
 #define BT_GATT_CCC(changed, perm) {NULL, NULL, NULL, (void *)(changed), perm, 0}
-#define BT_GATT_SERVICE_DEFINE(name, ...)                                                                                 \
-	static const struct bt_gatt_attr name##_attrs[] = {__VA_ARGS__};                                                  \
-	_Static_assert(sizeof(name##_attrs) / sizeof(name##_attrs[0]) == 12, "the sketch counts on its places");          \
+#define BT_GATT_SERVICE_DEFINE(name, ...) \
+	static const struct bt_gatt_attr name##_attrs[] = {__VA_ARGS__}; \
+	_Static_assert(sizeof(name##_attrs) / sizeof(name##_attrs[0]) == 12, "the sketch counts on its places"); \
 	static const struct bt_gatt_service_static name = {name##_attrs, sizeof(name##_attrs) / sizeof(name##_attrs[0])}
 
 enum { BT_GATT_CHRC_READ = 2, BT_GATT_CHRC_WRITE = 8, BT_GATT_CHRC_NOTIFY = 16, BT_GATT_CHRC_INDICATE = 32 };
@@ -51,8 +51,8 @@ struct bt_gatt_indicate_params {
 	const void *data;
 	uint16_t len;
 };
-ssize_t bt_gatt_attr_read(struct bt_conn *conn, const struct bt_gatt_attr *attr, void *buf, uint16_t buf_len, uint16_t offset,
-			  const void *value, uint16_t value_len);
+ssize_t bt_gatt_attr_read(struct bt_conn *conn, const struct bt_gatt_attr *attr, void *buf, uint16_t buf_len,
+			  uint16_t offset, const void *value, uint16_t value_len);
 int bt_gatt_notify(struct bt_conn *conn, const struct bt_gatt_attr *attr, const void *data, uint16_t len);
 int bt_gatt_indicate(struct bt_conn *conn, struct bt_gatt_indicate_params *params);
 void bt_gatt_cb_register(struct bt_gatt_cb *callbacks);
