@@ -48,7 +48,7 @@ SAME_RATE = 1e-3
 """Relative difference of rates that are the same: no sensor offers two so close."""
 SUSPECT = 3
 """Failures in a row on the way to data, of a sensor that is there and bonded, after which its bond is held for lost:
-BlueZ before 5.80 shows a missing key as a link that ends at once, nothing more."""
+BlueZ 5.66 and 5.82 show a missing key as a link that ends at once, and say nothing more (tests/e2e)."""
 _BARREN = frozenset({RadioFault.LINK, RadioFault.TIMEOUT, RadioFault.GATT})
 _NO_SIGN = frozenset({RadioFault.NO_BLUEZ, RadioFault.IN_PROGRESS, RadioFault.NO_ADAPTER})
 """Say nothing of the sensor either way: Linux 6.1 itself takes bluetoothd down where a link ends for a missing key."""

@@ -45,6 +45,8 @@ RECOVERY_S = 30.0
 PATIENCE_S = 60.0
 """Waited for a recovery before it counts as none."""
 STOP_S = 5.0
+PAUSE_S = 2.0
+"""Some data between two faults."""
 PREDICTION_S = 150.0
 TEST_S = "25"
 """Of `affectd-pair test`: the least with which it judges quality."""
@@ -184,10 +186,10 @@ class Run:
     # Faults
 
     async def recover(
-        self, affected: Sequence[str], break_: Callable[[], Awaitable[object]], pause_s: float = 2.0
+        self, affected: Sequence[str], break_: Callable[[], Awaitable[object]], *, brief: bool = False
     ) -> tuple[float, str]:
         """Break something; seconds from then until each affected sensor has given data over a link set up anew."""
-        before, bugs = await self.stage.sensors(), await self._kernel_bugs()
+        before, bugs = await self.stage.sensors(), 0 if brief else await self._kernel_bugs()
         begun = time.monotonic()
         await break_()
 
@@ -198,12 +200,12 @@ class Run:
 
         await self.stage.until("recovered", PATIENCE_S, anew)
         seconds = time.monotonic() - begun
-        bugs = await self._kernel_bugs() - bugs
+        bugs = 0 if brief else await self._kernel_bugs() - bugs
         if bugs:  # every sensor loses its link where the guest's kernel takes bluetoothd down
             affected = list(SENSORS)
             await self._streaming(PATIENCE_S)
         self.breaks.append(Break(begun, time.monotonic(), frozenset(affected)))
-        await asyncio.sleep(pause_s)  # some data between two faults
+        await asyncio.sleep(0 if brief else PAUSE_S)
         after = await self.stage.sensors()
         others = [name for name in SENSORS if name not in affected]
         torn = [name for name in others if after[name]["link"]["connections"] != before[name]["link"]["connections"]]
@@ -252,7 +254,7 @@ class Run:
         """Descriptors and tasks before and after so many lost links."""
         begun, before = time.monotonic(), await self._held()
         for _ in range(number):
-            await self.recover(["wrist"], lambda: self.stage.fault("open-eda", "drop"), pause_s=0.0)
+            await self.recover(["wrist"], lambda: self.stage.fault("open-eda", "drop"), brief=True)
         await asyncio.sleep(3)
         after = await self._held()
         if after[0] > before[0] or after[1] > before[1]:
