@@ -21,22 +21,27 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     console.print(f"recording {status['recording']['path']}, {status['recording']['records']} records")
     if status["sensors"]:
         console.print(_sensors(status["sensors"]))
+    for sensor in status["sensors"]:
+        if reason := sensor["link"]["reason"]:
+            console.print(Text(f"{sensor['name']}: {reason}", style=_STYLE.get(sensor["link"]["state"], "")))
+    if any(sensor["stream"] is None for sensor in status["sensors"]):
+        console.print("the network is still loading; what comes is recorded already")
     rests_on = status["rests_on"] or "nothing yet"
     console.print(Text(f"{status['predictions']} predictions, now from {rests_on}"))
     console.print(Text(_newest(status["prediction"])))
 
 
 def _sensors(sensors: list[dict[str, Any]]) -> Table:
-    table = Table()
-    for head in ("sensor", "link", "for", "connections", "Hz", "lost", "gaps", "bad", "battery"):
+    table = Table(box=None, pad_edge=False)
+    for head in ("sensor", "link", "for", "links", "Hz", "lost", "gaps", "bad", "battery"):
         table.add_column(head, overflow="fold")
     for sensor in sensors:
         link, stream = sensor["link"], sensor["stream"]
         state = Text(link["state"], style=_STYLE.get(link["state"], ""))
-        if link["reason"]:
-            state.append(f": {link['reason']}", style="dim")
         if stream is None:
-            table.add_row(Text(f"{sensor['name']} ({sensor['role']})"), state, _span(link["since_s"]), "starting up")
+            table.add_row(
+                Text(f"{sensor['name']} ({sensor['role']})"), state, _span(link["since_s"]), str(link["connections"])
+            )
             continue
         share = stream["lost_samples"] / max(1, stream["lost_samples"] + stream["samples"])
         numbers = (link["connections"], f"{stream['sfreq']:.2f}", f"{share:.1%}", stream["gaps"], stream["bad"])

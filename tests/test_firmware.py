@@ -263,6 +263,13 @@ def test_a_packet_that_is_not_sent_counts_and_an_empty_one_does_not(c: Firmware)
     assert c.ask("take") == c.ask("data", 1, 4, 40)
 
 
+@pytest.mark.parametrize("seq", [0, 0xFE, 0xFF, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF])
+def test_seq_has_all_of_its_sixteen_bits(c: Firmware, seq: int) -> None:
+    c.ask("packet", seq)
+    c.ask("limit", 1)
+    assert [packet.seq for packet in _packets(c, [(0, 0), (1, 1)])] == [seq, (seq + 1) % 2**16]
+
+
 def test_a_full_packet_takes_no_more_and_four_is_its_default(c: Firmware) -> None:
     c.ask("packet", 9)
     assert [c.ask("add", tick, tick) for tick in range(5)] == ["0", "0", "0", "1", "-3"]

@@ -4,8 +4,8 @@
  * Open EDA from an nRF52, for Zephyr 4.0 or nRF Connect SDK 3.0 and newer: a sketch to start from, see README.md.
  * Knows nothing of your board but an ADC channel (app.overlay) and the two numbers of your front end below.
  *
- * Three contexts. A timer gives `due`; the sampler thread stamps and takes the sample, and queues it. Bluetooth callbacks
- * queue what the host wrote. main() alone touches `sensor` and `packet`, so nothing is locked.
+ * Three contexts. A timer gives `due`; the sampler thread stamps and takes the sample, and queues it. Bluetooth
+ * callbacks queue what the host wrote. main() alone changes `sensor` and `packet`, so nothing is locked.
  */
 #include <zephyr/bluetooth/bluetooth.h>
 #include <zephyr/bluetooth/conn.h>
@@ -58,7 +58,8 @@ static uint8_t status_now;
 
 /* -- GATT */
 
-static ssize_t read_info(struct bt_conn *conn, const struct bt_gatt_attr *attr, void *buf, uint16_t len, uint16_t offset)
+static ssize_t read_info(struct bt_conn *conn, const struct bt_gatt_attr *attr, void *buf, uint16_t len,
+			 uint16_t offset)
 {
 	uint8_t value[OPEN_EDA_INFO_SIZE];
 
@@ -90,7 +91,7 @@ static ssize_t write_control(struct bt_conn *conn, const struct bt_gatt_attr *at
 	return len;
 }
 
-/* Notify checks the read permission of a value: READ_ENCRYPT keeps Data from an open link, though nobody can read it. */
+/* Notify checks the read permission of a value: READ_ENCRYPT keeps Data from an open link, though none can read it. */
 BT_GATT_SERVICE_DEFINE(
 	eda_service, BT_GATT_PRIMARY_SERVICE(BT_UUID_DECLARE_128(OPEN_EDA_SERVICE_UUID_LE)),
 	BT_GATT_CHARACTERISTIC(BT_UUID_DECLARE_128(OPEN_EDA_INFO_UUID_LE), BT_GATT_CHRC_READ, BT_GATT_PERM_READ, read_info,

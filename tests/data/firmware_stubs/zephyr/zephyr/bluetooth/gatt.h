@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stub: the part of Zephyr's GATT server that the sketch uses. A service's attributes are counted as in the real one. */
+ * Stub: the part of Zephyr's GATT server that the sketch uses; it counts attributes as the real one does. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

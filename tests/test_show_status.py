@@ -1,0 +1,56 @@
+"""`affectd status` for people: what it says fits a narrow terminal, and says why."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from device.show import print_status
+
+LINK = {"state": "streaming", "reason": "", "since_s": 75.2, "connections": 3, "battery": 87}
+STREAM = {"sfreq": 130.045, "samples": 990, "lost_samples": 10, "gaps": 2, "bad": 1}
+BASE: dict[str, Any] = {
+    "affectd": "0.1.0",
+    "running_s": 7260.0,
+    "bundle": "acc",
+    "recording": {"path": "/r.affrec", "records": 12},
+    "predictions": 4,
+    "rests_on": "ecg",
+    "prediction": {"label": "rest", "probabilities": {"rest": 0.8, "stress": 0.2}, "modalities": ["ecg"]},
+}
+
+
+def shown(**changes: Any) -> str:
+    out = io.StringIO()
+    print_status(BASE | changes, Console(file=out, width=80))
+    return out.getvalue()
+
+
+def test_a_streaming_sensor_and_the_newest_prediction() -> None:
+    text = shown(sensors=[{"name": "chest", "role": "ecg", "link": LINK, "stream": STREAM}])
+    assert "running for 2 h 1 min" in text
+    for part in (
+        "chest (ecg)",
+        "streaming",
+        "1 min",
+        "130.0",
+        "1.0%",
+        "87 %",
+        "4 predictions, now from ecg",
+        "rest 80%",
+    ):
+        assert part in text
+
+
+def test_a_link_in_trouble_says_why_below_the_table() -> None:
+    link = LINK | {"state": "waiting", "reason": "the link is gone; bring it close", "battery": None}
+    text = shown(sensors=[{"name": "wrist", "role": "eda", "link": link, "stream": None}], prediction=None, rests_on="")
+    assert "wrist: the link is gone; bring it close" in text
+    assert "still loading" in text and "no prediction yet" in text
+
+
+def test_an_abstention_is_told_with_its_reason() -> None:
+    text = shown(sensors=[], prediction={"label": None, "abstained": "warming_up"})
+    assert "newest: abstains (warming_up)" in text
