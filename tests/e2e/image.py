@@ -29,6 +29,7 @@ TOOLS = {
     "busybox": "busybox-static",
     "cpio": "cpio",
     "depmod": "kmod",
+    "xz": "xz-utils",
 }
 DEBS = "systemd,systemd-sysv,dbus,bluez,python3,kmod,udev,procps,iproute2,libdbus-1-3"
 BOOT_MODULES = (
@@ -49,6 +50,8 @@ MASKED = (
     *("fstrim.timer", "logrotate.timer", "systemd-random-seed.service", "systemd-update-utmp.service"),
     *("systemd-journal-flush.service", "systemd-binfmt.service", "keyboard-setup.service", "console-setup.service"),
 )
+
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # depmod and mke2fs, which are not on everybody's path
 
 _begun = time.monotonic()
 
