@@ -44,3 +44,10 @@ def test_the_table_fits_a_terminal(tool: Tool) -> None:
     assert "Polar H10" in " ".join(out.split())
     assert json.dumps(tool.json("sensors"))
     assert assess_as(GOOD)(PROTOCOLS["open-eda"].stream_info).report() is GOOD
+
+
+def test_the_terminal_is_told_the_same() -> None:
+    told = " ".join(evidence.paragraphs().split())
+    for cells in evidence.rows():
+        for cell in cells[:-1]:
+            assert " ".join(cell.split()) in told

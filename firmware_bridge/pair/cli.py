@@ -287,4 +287,4 @@ def sensors_command(as_markdown: bool, as_json: bool) -> None:
     elif as_markdown:
         click.echo(evidence.markdown(), nl=False)
     else:
-        print_rows(evidence.HEADS, evidence.rows())
+        click.echo(evidence.paragraphs(), nl=False)

@@ -6,6 +6,7 @@ Knows nothing but the codecs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 
 from firmware_bridge.codec import Codec
 from firmware_bridge.pair.kinds import use_of
@@ -18,6 +19,8 @@ BASES = {
     "reverse-engineered": "what others found out without the maker's help",
 }
 """What each basis means, best first."""
+WIDTH = 100
+"""Of the text in a terminal; a narrower one folds it."""
 HEADS = ("sensor", "protocol", "affectd takes", "basis", "source", "shown by nobody yet", "bond")
 
 
@@ -63,6 +66,19 @@ def markdown(protocols: Mapping[str, Codec] = PROTOCOLS) -> str:
     lines += [_line([cells[0], f"`{cells[1]}`", *cells[2:]]) for cells in rows(protocols)]
     meanings = [f"- **{basis}**: {meaning}" for basis, meaning in BASES.items()]
     return "\n".join([*lines, "", *meanings]) + "\n"
+
+
+def paragraphs(protocols: Mapping[str, Codec] = PROTOCOLS) -> str:
+    """The same for a terminal, whose width a table of sentences does not fit."""
+    texts = []
+    for device, protocol, use, basis, source, unproven, bond in rows(protocols):
+        head = f"{device}: {use}" + (", needs a bond" if bond == "yes" else "")
+        lines = [f"{protocol}; {basis}: {BASES[basis]}", f"rests on {source}"]
+        lines += [f"shown by nobody yet: {unproven}"] if unproven else []
+        texts.append(
+            "\n".join([head, *(fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines)])
+        )
+    return "\n\n".join(texts) + "\n"
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
