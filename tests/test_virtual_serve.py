@@ -25,7 +25,7 @@ from firmware_bridge.virtual.__main__ import main
 from firmware_bridge.virtual.control import ControlSocket
 from firmware_bridge.virtual.errors import ServeError
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 """Longer than anything takes on a busy machine."""
 
 
