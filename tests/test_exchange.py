@@ -28,10 +28,16 @@ OPTIONS = (Options(), Options(sfreq=4.0, unix_ns=NOW_NS), Options(sfreq=250.0))
 # -- the laws of a table
 
 
+def _spelt_out(codec: Codec) -> Options:
+    """The default rate by its number, and the time: what no codec may refuse."""
+    return Options(sfreq=codec.stream_info.sfreq, unix_ns=NOW_NS)
+
+
 def _tables() -> Iterator[tuple[str, Table]]:
     """Every start that is not refused at once, and every stop."""
     for name, codec in CODECS.items():
         yield f"{name} stop", codec.stop
+        yield f"{name} start by default, told the time", codec.start(_spelt_out(codec))
         for options in OPTIONS:
             try:
                 table = codec.start(options)
@@ -261,7 +267,7 @@ class ScriptedSensor:
 
     async def write(self, uuid: str, data: bytes, response: bool = True) -> None:
         self.writes.append((uuid, data))
-        if uuid in self.reads:
+        if uuid in self.reads and uuid != self.on:  # a control point takes commands, and keeps none
             self.reads[uuid] = data
         for reply in self.replies.get(data, ()):
             self._notify(self.on, reply)
@@ -349,6 +355,13 @@ def test_a_good_start(codec: Codec, sensor_of: Callable[..., ScriptedSensor], go
 
 
 @answering
+def test_the_default_rate_by_its_number_is_the_default(
+    codec: Codec, sensor_of: Callable[..., ScriptedSensor], good: bytes, others: list[bytes]
+) -> None:
+    assert _converse(codec, sensor_of(good), _spelt_out(codec)) == codec.stream_info
+
+
+@answering
 def test_other_answers_in_between_are_left_alone(
     codec: Codec, sensor_of: Callable[..., ScriptedSensor], good: bytes, others: list[bytes]
 ) -> None:
@@ -427,6 +440,15 @@ def test_refused_starts(codec: Codec, sensor: ScriptedSensor, reason: str) -> No
 
 def test_a_polar_that_streams_already_is_started() -> None:
     assert _converse(polar_pmd.CODEC, _polar_h10(_polar(2, 0, 6))) == polar_pmd.STREAM_INFO
+
+
+def test_a_polar_started_again_on_the_same_link_echoes_its_features() -> None:
+    heard: list[bytes] = []
+    conversation = Conversation("p", _polar_h10(POLAR_OK), lambda _uuid, data: heard.append(data))
+    first = run_virtual(conversation.run(polar_pmd.CODEC.start(Options())))
+    heard.clear()
+    assert run_virtual(conversation.run(polar_pmd.CODEC.start(Options()))) == first
+    assert heard == [FEATURES, POLAR_OK]  # the echo came, and was not taken for the answer to the start
 
 
 def test_a_polar_without_ecg_is_not_started() -> None:

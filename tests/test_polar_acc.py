@@ -61,6 +61,15 @@ def test_worked_raw_frame() -> None:
     assert polar_acc.decode(RAW) == frame
 
 
+@pytest.mark.parametrize(
+    ("kind", "sample"), [(0, "F7 FF 7F"), (1, "F7 FF FF FF 7F 00"), (2, "F7 FF FF FF FF FF 7F 00 00")]
+)
+def test_a_raw_value_has_a_byte_more_per_type(kind: int, sample: str) -> None:
+    """Worked by hand from the widths of the SDK's AccData, whose tests have type 1 only."""
+    data = RAW[:9] + bytes([kind]) + 2 * bytes.fromhex(sample)
+    assert AccFrame.from_bytes(data) == AccFrame(2_000_000_000, ((-9, -1, 127),) * 2, kind)
+
+
 def test_worked_compressed_frame() -> None:
     frame = DeltaAccFrame.from_bytes(DELTA)
     assert frame.samples == ((-15, 20, 1008), (-20, 17, 1008))

@@ -28,7 +28,7 @@ from firmware_bridge.errors import DecodeError
 PROTOCOL = "polar-pmd-acc"
 
 Sample = tuple[int, int, int]
-"""Acceleration along x, y, z; in mg but for compressed frames of type 0, see ``DeltaAccFrame``."""
+"""Acceleration along x, y, z; in mg but for compressed frames, see ``DeltaAccFrame``."""
 
 AXES = 3
 H10_RATES = (25, 50, 100, 200)
@@ -176,7 +176,7 @@ class DeltaAccFrame:
     """First sample, 16 bits each."""
     blocks: tuple[DeltaBlock, ...] = ()
     frame_type: int = 1
-    """1: in mg; 0: in units of the setting FACTOR, which is in g."""
+    """1: in mg, times the setting FACTOR where the sensor has one; 0: in units of FACTOR, which is in g."""
     flags: int = 0
 
     @classmethod
