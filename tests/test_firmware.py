@@ -456,6 +456,20 @@ def test_sketches_compile_against_stubs(check: Callable[[], None]) -> None:
     check()
 
 
+@pytest.mark.parametrize("name", ["DATA", "STATUS", "CONTROL"])
+def test_sketches_ask_for_encryption_where_the_specification_does(name: str) -> None:
+    arduino = (EXAMPLES / "arduino_esp32/arduino_esp32.ino").read_text(encoding="utf-8")
+    zephyr = (EXAMPLES / "zephyr/src/main.c").read_text(encoding="utf-8")
+    created = re.search(rf"OPEN_EDA_{name}_UUID,(.*?);", arduino, re.DOTALL)
+    declared = re.search(rf"OPEN_EDA_{name}_UUID_LE\)(.*?BT_GATT_CCC\(.*?)\)", zephyr, re.DOTALL)
+    assert created is not None
+    assert declared is not None
+    assert re.search("READ_ENC|WRITE_ENC", created[1])
+    value, _, subscription = declared[1].partition("BT_GATT_CCC")
+    assert re.search("PERM_(READ|WRITE)_ENCRYPT", value)
+    assert "PERM_WRITE_ENCRYPT" in subscription
+
+
 def test_the_readme_names_files_that_exist() -> None:
     readme = (FIRMWARE / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"\]\(([^)#:]+)\)", readme)

@@ -195,7 +195,9 @@ void setup() {
 
     NimBLEService *service = server->createService(OPEN_EDA_SERVICE_UUID);
     infoValue = service->createCharacteristic(OPEN_EDA_INFO_UUID, NIMBLE_PROPERTY::READ);
-    dataValue = service->createCharacteristic(OPEN_EDA_DATA_UUID, NIMBLE_PROPERTY::NOTIFY, OPEN_EDA_DATA_MAX_SIZE);
+    /* Nobody can read Data: READ_ENC is what NimBLE goes by when it lets a host subscribe, and when it notifies. */
+    dataValue = service->createCharacteristic(
+        OPEN_EDA_DATA_UUID, NIMBLE_PROPERTY::NOTIFY | NIMBLE_PROPERTY::READ_ENC, OPEN_EDA_DATA_MAX_SIZE);
     statusValue = service->createCharacteristic(
         OPEN_EDA_STATUS_UUID, NIMBLE_PROPERTY::READ | NIMBLE_PROPERTY::READ_ENC | NIMBLE_PROPERTY::NOTIFY);
     controlValue = service->createCharacteristic(
