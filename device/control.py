@@ -18,6 +18,7 @@ import msgspec
 
 from device.errors import ControlError
 from device.notification import Arrival, LinkState, Notification
+from firmware_bridge.daemon_client import listened_at
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.registry import Sensor
 
@@ -203,7 +204,7 @@ def _bind(path: Path) -> socket.socket:
     """A listening place for this process alone; what a killed one left is cleared away."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _answers(path):
+        if listened_at(path):
             remedy = "stop it, or give this one another [control] socket"
             raise ControlError(path, "", "another affectd listens here", remedy)
         path.unlink(missing_ok=True)
@@ -224,12 +225,3 @@ def _bound(path: Path) -> socket.socket:
     finally:
         os.umask(old)
     return bound
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -40,9 +41,14 @@ def socket_path() -> Path:
     return Path(os.environ.get("AFFECTD_SOCKET") or DEFAULT_SOCKET)
 
 
-def running(path: Path) -> bool:
-    """Whether a daemon has its socket there (it may still be one that was killed)."""
-    return path.is_socket()
+def listened_at(path: Path) -> bool:
+    """Whether somebody listens at a UNIX socket; the file alone may be that of a program that was killed."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        try:
+            trial.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 @asynccontextmanager

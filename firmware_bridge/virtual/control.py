@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from firmware_bridge.daemon_client import listened_at
 from firmware_bridge.virtual.errors import CommandError, ServeError
 from firmware_bridge.virtual.sensors import VirtualSensor
 
@@ -30,7 +30,7 @@ class ControlSocket:
         self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> ControlSocket:
-        if _alive(self._path):
+        if listened_at(self._path):
             raise ServeError(str(self._path), "another program listens there", "stop it, or give another --control")
         try:
             self._path.unlink(missing_ok=True)
@@ -87,13 +87,3 @@ class ControlSocket:
             return {"sensors": {key: self._sensors[key].state()}}
         await self._sensors[key].do(command, request)
         return {}
-
-
-def _alive(path: Path) -> bool:
-    """Whether someone listens there; a socket file alone may be a dead program's."""
-    with socket.socket(socket.AF_UNIX) as trial:
-        try:
-            trial.connect(str(path))
-        except OSError:
-            return False
-        return True
