@@ -38,15 +38,11 @@ def _sensors(sensors: list[dict[str, Any]]) -> Table:
     for sensor in sensors:
         link, stream = sensor["link"], sensor["stream"]
         state = Text(link["state"], style=_STYLE.get(link["state"], ""))
-        if stream is None:
-            table.add_row(
-                Text(f"{sensor['name']} ({sensor['role']})"), state, _span(link["since_s"]), str(link["connections"])
-            )
-            continue
-        share = stream["lost_samples"] / max(1, stream["lost_samples"] + stream["samples"])
-        numbers = (link["connections"], f"{stream['sfreq']:.2f}", f"{share:.1%}", stream["gaps"], stream["bad"])
-        battery = "" if link["battery"] is None else f"{link['battery']} %"
-        cells = [_span(link["since_s"]), *map(str, numbers), battery]
+        cells = [_span(link["since_s"]), str(link["connections"])]
+        if stream is not None:
+            share = stream["lost_samples"] / max(1, stream["lost_samples"] + stream["samples"])
+            cells += [f"{stream['sfreq']:.2f}", f"{share:.1%}", str(stream["gaps"]), str(stream["bad"])]
+            cells += ["" if link["battery"] is None else f"{link['battery']} %"]
         table.add_row(Text(f"{sensor['name']} ({sensor['role']})"), state, *cells)
     return table
 
@@ -64,6 +60,6 @@ def _span(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{rest} s" if not minutes else f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-    )
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{rest} s"

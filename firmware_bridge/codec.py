@@ -7,7 +7,7 @@ Knows nothing of radios. A Codec says how a sensor is recognised, how its stream
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from firmware_bridge.exchange import Table
@@ -83,7 +83,7 @@ class Codec:
     evidence: Evidence
     names: tuple[str, ...] = ()
     """How advertised names begin."""
-    advertised: tuple[str, ...] = field(default=())
+    advertised: tuple[str, ...] = ()
     """Advertised services that tell the sensor, beside ``service_uuid``."""
     service_tells: bool = True
     """Whether ``service_uuid`` alone tells the sensor; not where half the world uses it (Nordic UART)."""
