@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ class Stage:
     scratch: Path
     environment: dict[str, str]
     daemon: asyncio.subprocess.Process | None = None
-    notes: list[str] = field(default_factory=list)
 
     async def tool(self, *command: str, ok: tuple[int, ...] = (0,), limit: float = LIMIT_S) -> str:
         """Run one of affectd's tools to its end and give its output."""
