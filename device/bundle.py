@@ -1,4 +1,4 @@
-"""The model bundle ``name.affect``: one zip with the int8 network, its manifest, its card and its report.
+"""The model bundle ``name.affect``: one zip with the network, its manifest, its card and its report.
 
 It knows nothing of how the network is run or trained. Nothing in a bundle is executed or unpickled.
 
@@ -28,6 +28,7 @@ import msgspec
 
 from device.errors import BundleError
 from device.pipeline.errors import SpecError
+from device.pipeline.feature_input import FeatureSpec
 from device.pipeline.spec import MODALITIES, SignalSpec
 from firmware_bridge.packet import StreamInfo
 
@@ -62,7 +63,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     name: str
     """The tensor's name in the file. Never an index: a converter may reorder inputs."""
     shape: tuple[int, ...]
-    """ecg and eda: (1, 1, n_times, n_chans); mask: (1, 2) in the order ecg, eda; output: (1, n_outputs)."""
+    """ecg and eda: (1, 1, n_times, n_chans), or (1, n_features) of the modality where the manifest has ``features``;
+    mask: (1, 2) in the order ecg, eda; output: (1, n_outputs)."""
     dtype: Literal["int8", "float32"]
     scale: float
     """real = (int8 - zero_point) * scale; 0.0 for float32, as the file says it."""
@@ -105,7 +107,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """int8 on the device's own inference against the float network, for one mask."""
+    """The file on the device's own inference against the float network, for one mask."""
 
     mask: str
     """A member of ``MASKS``."""
@@ -117,6 +119,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     balanced_accuracy_float: float | None
     """None where the windows have no labels."""
     balanced_accuracy_int8: float | None
+    """Of the file, also where it is float32."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,6 +136,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """In the order of the outputs."""
     spec: SignalSpec
     """From sensor samples to the model's input."""
+    features: FeatureSpec | None = None
+    """What the model reads instead of the samples: features of them, scaled."""
     inputs: dict[str, TensorSpec]
     """Keys ecg, eda, mask."""
     output: TensorSpec
@@ -347,14 +352,14 @@ def _wrong_keys(place: str, given: Mapping[str, object], wanted: Sequence[str]) 
 
 def _wrong_tensors(m: Manifest) -> Iterable[tuple[str, str]]:
     """Shapes against spec and labels, and each tensor's own numbers."""
-    shapes: dict[str, tuple[int, ...]] = {k: (1, 1, m.spec.n_times(k), len(m.spec.ch_names(k))) for k in MODALITIES}
+    shapes: dict[str, tuple[int, ...]] = {k: _input_shape(m, k) for k in MODALITIES}
     shapes["mask"] = (1, len(MODALITIES))
     yield from _wrong_keys("inputs", m.inputs, tuple(shapes))
     tensors = {f"inputs.{k}": (m.inputs[k], shape) for k, shape in shapes.items() if k in m.inputs}
     tensors["output"] = (m.output, (1, len(m.labels)))
     for place, (tensor, shape) in tensors.items():
         if tensor.shape != shape:
-            yield f"{place}.shape", f"{tensor.shape} where spec and labels give {shape}"
+            yield f"{place}.shape", f"{tensor.shape} where spec, features and labels give {shape}"
         if tensor.dtype == "int8" and not (0 < tensor.scale < math.inf and -128 <= tensor.zero_point <= 127):
             yield place, "an int8 tensor needs scale > 0 and zero_point from -128 to 127"
         if tensor.dtype == "float32" and (tensor.scale, tensor.zero_point) != (0.0, 0):
@@ -362,6 +367,13 @@ def _wrong_tensors(m: Manifest) -> Iterable[tuple[str, str]]:
     names = [m.inputs[k].name for k in m.inputs]
     if len(set(names)) != len(names):
         yield "inputs", f"tensor names {names} are not different"
+
+
+def _input_shape(m: Manifest, modality: str) -> tuple[int, ...]:
+    """What the network reads of a modality: samples, or features."""
+    if m.features is not None:
+        return (1, len(m.features.of(modality)))
+    return (1, 1, m.spec.n_times(modality), len(m.spec.ch_names(modality)))
 
 
 def _card(path: str, raw: bytes) -> str:

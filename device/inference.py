@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from device.bundle import MODEL, Bundle, TensorSpec, mask_name
 from device.errors import BundleError, InferenceError
-from device.pipeline.model_input import Baseline, model_input
+from device.pipeline.feature_input import feature_input
+from device.pipeline.model_input import Baseline, ModelInput, model_input
 from device.pipeline.spec import MODALITIES
-from device.pipeline.types import Window
+from device.pipeline.types import Floats, Window
 
 Float32 = npt.NDArray[np.float32]
 Stored = npt.NDArray[np.int8] | Float32
@@ -85,7 +86,7 @@ class Classifier:
         self._absent = {m: quantize(np.zeros(inputs[m].shape, np.float32), inputs[m]) for m in MODALITIES}
 
     def logits(self, arrays: Mapping[str, Float32]) -> Float32:
-        """Logits (n_outputs,) of float32 arrays (n_chans, n_times); a modality without a key is absent.
+        """Logits (n_outputs,) of float32 arrays, (n_chans, n_times) or (n_features,); one without a key is absent.
 
         An absent modality enters as zeros with mask 0. Raises InferenceError for what is not the network's input.
         """
@@ -130,13 +131,18 @@ class Classifier:
         good = {m: window.data[m] for m in MODALITIES if _is_good(window, m, manifest.spec.sqi_min)}
         if not good:
             return self._prediction(window, problems, abstained=_why_none(window))
-        inputs = model_input(good, manifest.spec, baseline)
+        inputs = self._input(good, baseline)
         far = {m for m in good if inputs.clipped[m] > manifest.thresholds.max_clipped_share}
         problems |= {m: (*problems.get(m, ()), "out_of_range") for m in far}
         arrays = {m: inputs.arrays[m] for m in good if m not in far}
         if not arrays:
             return self._prediction(window, problems, abstained="out_of_range")
         return self._prediction(window, problems, tuple(arrays), self.probabilities(arrays))
+
+    def _input(self, data: Mapping[str, Floats], baseline: Baseline | None) -> ModelInput:
+        """What the network reads: samples, or features of them."""
+        spec, chosen = self.bundle.manifest.spec, self.bundle.manifest.features
+        return model_input(data, spec, baseline) if chosen is None else feature_input(data, spec, chosen, baseline)
 
     def _prediction(
         self,
@@ -167,15 +173,16 @@ class Classifier:
 
     def _check(self, arrays: Mapping[str, Float32]) -> None:
         """Known modalities, at least one, each of the network's shape and free of NaN (which int8 cannot say)."""
-        remedy = "build the arrays with device.pipeline.model_input and the bundle's spec"
+        remedy = "build the arrays with device.pipeline.model_input or feature_input and the bundle's spec"
         if not arrays or not set(arrays) <= set(MODALITIES):
             raise InferenceError(
                 f"modalities {sorted(arrays)} where some of {', '.join(MODALITIES)} are needed", remedy
             )
         for m, array in arrays.items():
-            _, _, n_times, n_chans = self.bundle.manifest.inputs[m].shape
-            if array.shape != (n_chans, n_times):
-                raise InferenceError(f"{m} of shape {array.shape} where {(n_chans, n_times)} is needed", remedy)
+            shape = self.bundle.manifest.inputs[m].shape
+            needed = shape[:1:-1] if len(shape) == 4 else shape[1:]
+            if array.shape != needed:
+                raise InferenceError(f"{m} of shape {array.shape} where {needed} is needed", remedy)
             if np.isnan(array).any():
                 raise InferenceError(f"{m} holds NaN", remedy)
 
@@ -202,10 +209,13 @@ def dequantize(stored: Stored, tensor: TensorSpec) -> Float32:
 
 
 def _file_layout(stored: Stored) -> Stored:
-    """(n_chans, n_times) to the file's (1, 1, n_times, n_chans): the only place that knows the file's layout.
+    """(n_chans, n_times) to the file's (1, 1, n_times, n_chans), (n_features,) to its (1, n_features).
 
-    Stacked from its rows: 8 x faster than a contiguous copy of the transpose, which was most of ``logits``' own time.
+    The only place that knows the file's layout. Stacked from its rows: 8 x faster than a contiguous copy of the
+    transpose, which was most of ``logits``' own time.
     """
+    if stored.ndim == 1:
+        return stored[np.newaxis]
     layout: Stored = np.stack(tuple(stored), axis=-1)[np.newaxis, np.newaxis]
     return layout
 

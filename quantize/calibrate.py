@@ -15,9 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from device.bundle import MASKS
+from device.pipeline.feature_input import FeatureSpec
 from device.pipeline.spec import MODALITIES, SignalSpec
 from quantize.errors import CalibrationError
-from train.prepare import UNLABELLED, network_windows, prepare_stress_predict
+from train.data.datasets import find
+from train.prepare import prepare_dataset
+from train.tasks import UNLABELLED, task_of
+from train.windows import network_windows
 
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -33,7 +37,7 @@ MIN_SUBJECTS = 5
 PARITY_PER_MASK = 600
 """Windows for the parity figures of each mask: an agreement of 0.98 is then known to +- 0.011 (95 %, binomial)."""
 KEYS = (*MODALITIES, "present", "label", "subject")
-"""Arrays of a file of windows, named and shaped as in train.prepare.Windows."""
+"""Arrays of a file of windows, named and shaped as in train.windows.Windows."""
 REMEDY_PATH = "give the windows that affectd-train fit wrote, or the data set's top folder"
 
 
@@ -44,7 +48,8 @@ class Pool:
     path: str
     """Where they come from; for messages."""
     arrays: Mapping[str, Floats32]
-    """Modality -> (n, n_chans, n_times) after ``device.pipeline.model_input``; anything finite where absent."""
+    """Modality -> (n, n_chans, n_times) after ``device.pipeline.model_input``, or (n, n_features) after
+    ``feature_input``; anything finite where absent."""
     present: Mapping[str, npt.NDArray[np.bool_]]
     """Modality -> (n,) whether it covers the window with enough quality."""
     labels: Ints
@@ -77,15 +82,24 @@ class Selection:
     """Never one that calibrates, under any mask."""
 
 
-def read_pool(path: Path, spec: SignalSpec, cache: Path, say: Callable[[str], None] = lambda _: None) -> Pool:
+def read_pool(
+    path: Path,
+    spec: SignalSpec,
+    cache: Path,
+    task: str = "",
+    say: Callable[[str], None] = lambda _: None,
+    features: FeatureSpec | None = None,
+) -> Pool:
     """Windows made by the device's pipeline with the given spec; raises CalibrationError or TrainError.
 
     ``path`` is the file of windows that affectd-train wrote, or a data set's top folder (prepared here or taken from
-    ``cache``).
+    ``cache``), which is then labelled as ``task`` says. For a network of ``features`` only the file will do.
     """
+    if path.is_dir() and features is not None:
+        raise CalibrationError(path, "", "is a folder", "give the features that affectd-train distil wrote")
     if path.is_dir():
-        people = prepare_stress_predict(path, spec, cache, workers=1, say=say)
-        windows = network_windows(people, spec)
+        people, _ = prepare_dataset(path, spec, cache, workers=1, say=say)
+        windows = network_windows(people, task_of(task, find(path).name), spec, spec)
         content: dict[str, Any] = {key: getattr(windows, key) for key in KEYS}
     else:
         content = _read_file(path)
@@ -96,7 +110,7 @@ def read_pool(path: Path, spec: SignalSpec, cache: Path, say: Callable[[str], No
         labels=content["label"],
         subjects=content["subject"],
     )
-    _check_shapes(pool, spec)
+    _check_shapes(pool, spec, features)
     return pool
 
 
@@ -114,10 +128,11 @@ def _read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_shapes(pool: Pool, spec: SignalSpec) -> None:
+def _check_shapes(pool: Pool, spec: SignalSpec, features: FeatureSpec | None) -> None:
     """Raise CalibrationError where the windows are not of the checkpoint's spec."""
     for m in MODALITIES:
-        shape = (len(pool), len(spec.ch_names(m)), spec.n_times(m))
+        one = (len(spec.ch_names(m)), spec.n_times(m)) if features is None else (len(features.of(m)),)
+        shape = (len(pool), *one)
         if pool.arrays[m].shape != shape:
             reason = f"shape {pool.arrays[m].shape} where the checkpoint's spec gives {shape}"
             raise CalibrationError(pool.path, m, reason, "prepare the windows with the checkpoint's own spec")

@@ -6,6 +6,7 @@ Knows nothing of how any step is done; turns errors into one line on stderr and 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def command(
     say("read checkpoint and windows")
     loaded = read_checkpoint(checkpoint)
     records = read_results(results, loaded) if results else []
-    pool = read_pool(calibration, loaded.spec, cache, say)
+    pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
     options = Options(seed, windows, judges, (share,) if share else SHARES, force)
     with _work(work) as folder:
         built = build(loaded, pool, output, folder, results=records, options=options, on_step=say)
@@ -84,6 +85,27 @@ def command(
         print(json.dumps({**built.report, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
     else:
         show(Console(), built.bundle, built.report, say.seconds)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The evaluation (TOML).")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="The data set's top folder.")
+@click.option("--out", default=Path("runs-out"), show_default=True, type=click.Path(path_type=Path), help="Its folder.")
+@click.option("--workers", default=os.cpu_count() or 1, show_default="one per core", type=click.IntRange(1))
+def folds(path: Path, root: Path | None, out: Path, workers: int) -> None:
+    """Convert the networks that affectd-train loso kept and judge each int8 file on its own test subject."""
+    say = Progress()
+    say("start torch")
+    from quantize.folds import int8_folds
+    from train.cli import data_root
+    from train.config import read_config
+    from train.prepare import prepare_dataset
+
+    config = read_config(path)
+    people, _ = prepare_dataset(
+        data_root(root, config.dataset), config.longest(), out / "prepared", dataset=config.dataset, say=say
+    )
+    int8_folds(people, config, out, workers=workers, say=say)
 
 
 class Progress:
@@ -124,18 +146,27 @@ def _work(chosen: Path | None) -> Iterator[Path]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point."""
+    """Entry point of affectd-quantize."""
+    _run(command, args, "affectd-quantize")
+
+
+def folds_main(args: Sequence[str] | None = None) -> None:
+    """Entry point of affectd-quantize-folds."""
+    _run(folds, args, "affectd-quantize-folds")
+
+
+def _run(entry: click.Command, args: Sequence[str] | None, name: str) -> None:
     try:
-        command(args, prog_name="affectd-quantize")
+        entry(args, prog_name=name)
     except (QuantizeError, TrainError, DeviceError, PipelineError, OSError) as error:
-        print("\n".join(explain(error)), file=sys.stderr)
+        print("\n".join(explain(error, name)), file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
-def explain(error: Exception) -> list[str]:
+def explain(error: Exception, name: str = "affectd-quantize") -> list[str]:
     """Lines for stderr: the end of the converter's log where it failed, then one clear line."""
     log = [f"  | {line}" for line in error.last_lines] if isinstance(error, ConvertError) else []
-    return [*log, f"affectd-quantize: {' '.join(str(error).split())}"]
+    return [*log, f"{name}: {' '.join(str(error).split())}"]
 
 
 if __name__ == "__main__":

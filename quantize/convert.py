@@ -42,6 +42,8 @@ REMEDY_LOG = "its last words say what it could not do"
 LOG, JOB, RESULT = "convert.log", "job.json", "result.json"
 SUFFIX = "_full_integer_quant.tflite"
 """What onnx2tf calls its int8 file with int8 inputs and outputs."""
+FLOAT_SUFFIX = "_float32.tflite"
+"""What it calls the float file that it writes on the way."""
 INTEGER = ("INT8", "INT32", "INT64", "BOOL")
 """Tensor types a full int8 network may hold: int8 data, int32 biases, integer shapes."""
 STAGES = {
@@ -154,7 +156,7 @@ class _Job(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A full int8 TFLite file that has passed :func:`check`."""
+    """A TFLite file that has passed :func:`check`, or its float twin."""
 
     path: Path
     inspection: Inspection
@@ -191,6 +193,17 @@ def convert(
     inspection = _run_child(job, folder, log, on_stage)
     check(inspection, {name: _file_shape(calibration[name]) for name in INPUTS}, log)
     return Converted(tflite, inspection, log, time.monotonic() - begin)
+
+
+def float_twin(int8: Converted) -> Converted:
+    """The same network in float32, which the converter wrote on the way; raises ConvertError."""
+    path = int8.path.with_name(int8.path.name.replace(SUFFIX, FLOAT_SUFFIX))
+    inspection = inspect(path, int8.log.parent)
+    wanted = {name: tensor.shape for name, tensor in int8.inspection.inputs.items()}
+    found = {name: tensor.shape for name, tensor in inspection.inputs.items() if tensor.dtype == "float32"}
+    if found != wanted:
+        raise ConvertError(f"the float file has inputs {found} where {wanted} are due", REMEDY_LOG, int8.log)
+    return Converted(path, inspection, int8.log, int8.seconds)
 
 
 def inspect(tflite: Path, folder: Path) -> Inspection:

@@ -22,10 +22,13 @@ import torch
 from torch import nn
 
 from device.pipeline.errors import SpecError
+from device.pipeline.feature_input import FeatureSpec
 from device.pipeline.spec import MODALITIES, SignalSpec
 from quantize.errors import ExportError
+from train.distil import load_student
 from train.errors import CheckpointError
 from train.fit import load_checkpoint
+from train.models import student
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -56,6 +59,14 @@ class Checkpoint:
     spec: SignalSpec
     labels: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    features: FeatureSpec | None = None
+    """What the network reads where it does not read the samples."""
+
+    def input_shape(self, modality: str) -> tuple[int, ...]:
+        """What the network reads of one window: (n_chans, n_times), or (n_features,)."""
+        if self.features is not None:
+            return (len(self.features.of(modality)),)
+        return len(self.spec.ch_names(modality)), self.spec.n_times(modality)
 
     def subjects(self, key: str) -> tuple[str, ...]:
         """``train_subjects`` or ``test_subjects`` of the provenance."""
@@ -64,7 +75,7 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without running code from it; raises CheckpointError and nothing else for a bad file."""
-    network, tree = load_checkpoint(path)
+    network, features, tree = _load(path)
     for key in KEYS:
         if key not in tree:
             raise CheckpointError(str(path), key, "is missing", REMEDY_CHECKPOINT)
@@ -76,9 +87,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         spec=_spec(path, tree["spec"]),
         labels=tuple(str(label) for label in tree["labels"]),
         provenance=dict(tree["provenance"]),
+        features=features,
     )
     _check_outputs(checkpoint)
     return checkpoint
+
+
+def _load(path: Path) -> tuple[nn.Module, FeatureSpec | None, dict[str, Any]]:
+    """A network of samples, or a student of features, and the checkpoint's content."""
+    if _name(path) == student.NAME:
+        return load_student(path)
+    network, tree = load_checkpoint(path)
+    return network, None, tree
+
+
+def _name(path: Path) -> str:
+    """The model's name in a checkpoint; empty where it is none, which its reader then explains."""
+    try:
+        return str(torch.load(path, map_location="cpu", weights_only=True)["model"]["name"])
+    except Exception:  # torch's readers raise many kinds for a file that is none of theirs
+        return ""
 
 
 def _spec(path: Path, raw: bytes) -> SignalSpec:
@@ -91,7 +119,7 @@ def _spec(path: Path, raw: bytes) -> SignalSpec:
 
 def _check_outputs(checkpoint: Checkpoint) -> None:
     """One logit per label, all finite."""
-    logits = run_torch(checkpoint.network, random_inputs(checkpoint.spec, 1))
+    logits = run_torch(checkpoint.network, random_inputs(checkpoint, 1))
     if logits.shape != (1, len(checkpoint.labels)):
         reason = f"{len(checkpoint.labels)} labels where the network gives {logits.shape[1]} logits"
         raise CheckpointError(checkpoint.path, "labels", reason, REMEDY_CHECKPOINT)
@@ -99,15 +127,15 @@ def _check_outputs(checkpoint: Checkpoint) -> None:
         raise CheckpointError(checkpoint.path, "state", "the network gives logits that are not finite", "train anew")
 
 
-def random_inputs(spec: SignalSpec, n: int, seed: int = 0) -> dict[str, Floats32]:
-    """``n`` seeded noise windows within the clip, masks cycling: ecg, eda (n, n_chans, n_times), mask (n, 2)."""
+def random_inputs(checkpoint: Checkpoint, n: int, seed: int = 0) -> dict[str, Floats32]:
+    """``n`` seeded noise windows within the clip, masks cycling: ecg, eda (n, *input_shape), mask (n, 2)."""
     rng = np.random.default_rng(seed)
     masks = np.array([[1, 1], [1, 0], [0, 1]], np.float32)[np.arange(n) % 3]
     arrays = {"mask": masks}
     for column, modality in enumerate(MODALITIES):
-        shape = (n, len(spec.ch_names(modality)), spec.n_times(modality))
-        noise = np.clip(rng.standard_normal(shape), -spec.clip, spec.clip) * masks[:, column].reshape(-1, 1, 1)
-        arrays[modality] = noise.astype(np.float32)
+        shape, clip = checkpoint.input_shape(modality), checkpoint.spec.clip
+        shown = masks[:, column].reshape(n, *(1 for _ in shape))
+        arrays[modality] = (np.clip(rng.standard_normal((n, *shape)), -clip, clip) * shown).astype(np.float32)
     return arrays
 
 
@@ -142,7 +170,7 @@ def run_onnx(path: Path, arrays: Mapping[str, Floats32]) -> Floats32:
 
 def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the network as ONNX with static batch 1 and prove it equal to torch; raises ExportError."""
-    example = _to_nchw(random_inputs(checkpoint.spec, 1))
+    example = _to_nchw(random_inputs(checkpoint, 1))
     inputs = tuple(torch.from_numpy(example[name]) for name in INPUTS)
     with _quiet_exporter():
         try:
@@ -177,7 +205,7 @@ def check_onnx(path: Path, checkpoint: Checkpoint) -> None:
         raise ExportError(f"inputs are {list(shapes)} where {list(INPUTS)} were asked for", "use another torch")
     if any(shape[0] != 1 or 0 in shape for shape in shapes.values()):
         raise ExportError(f"shapes {shapes} are not static with batch 1", "write the network without dynamic axes")
-    arrays = random_inputs(checkpoint.spec, N_CHECKED, seed=1)
+    arrays = random_inputs(checkpoint, N_CHECKED, seed=1)
     wanted, got = run_torch(checkpoint.network, arrays), run_onnx(path, arrays)
     error_max = float(np.abs(wanted - got).max())
     if not error_max <= TOLERANCE * (1 + float(np.abs(wanted).max())):

@@ -26,7 +26,7 @@ from quantize.calibrate import (
     select,
     summary,
 )
-from quantize.convert import Converted, convert
+from quantize.convert import Converted, convert, float_twin
 from quantize.errors import GateError, ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, run_torch
 from quantize.report import card
@@ -70,6 +70,10 @@ class LosoRecord(msgspec.Struct, frozen=True):
     ci95: tuple[float, float]
     """Of the balanced accuracy, by bootstrap over subjects."""
     auroc: float | None = None
+    task: str | None = None
+    """What was told from what; a file may hold several tasks."""
+    runtime: str = "float"
+    """``float`` or ``int8``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +133,25 @@ def build(
     onnx = export_onnx(checkpoint, work / ONNX)
     logits = run_torch(checkpoint.network, inputs)
     attempts: list[_Attempt] = []
+
+    def attempt(share: float, converted: Converted, folder: Path) -> bool:
+        """Compare a file with the float network; whether it passes the gate."""
+        draft = write_bundle(folder / DRAFT, _filled(blank, converted), converted.model, DISCLAIMER, {})
+        found = compare(draft, checkpoint.network, onnx, pool, selection.parity, lambda m: on_step(f"compare: {m}"))
+        attempts.append(_Attempt(share, converted, found, gate(found)))
+        return not attempts[-1].failures
+
     for share in options.shares:
         kept = central(inputs, logits, share)
         folder = work / f"share-{100 * share:g}"
         on_step(f"int8 ranges of {len(kept['mask'])} windows ({share:.0%} of those chosen)")
         converted = convert(onnx, kept, folder, lambda stage: on_step(f"convert to int8: {stage}"))
-        draft = write_bundle(folder / DRAFT, _filled(blank, converted), converted.model, DISCLAIMER, {})
-        found = compare(draft, checkpoint.network, onnx, pool, selection.parity, lambda m: on_step(f"compare: {m}"))
-        attempts.append(_Attempt(share, converted, found, gate(found)))
-        if not attempts[-1].failures:
+        if attempt(share, converted, folder):
             break
+    else:
+        if checkpoint.features is not None:
+            on_step("int8 does not agree well enough: the float file instead")
+            attempt(1.0, float_twin(converted), folder)
     best = min(attempts, key=lambda attempt: len(attempt.failures))
     report = _report(checkpoint, attempts, best, summary(pool, selection, trained), results)
     (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -162,6 +175,7 @@ def _without_figures(checkpoint: Checkpoint) -> Manifest:
         task=str(said.get("task", " against ".join(checkpoint.labels))),
         labels=checkpoint.labels,
         spec=checkpoint.spec,
+        features=checkpoint.features,
         inputs={},
         output=TensorSpec(name="", shape=(), dtype="int8", scale=1.0, zero_point=0),
         thresholds=_read(checkpoint, "thresholds", said.get("thresholds", THRESHOLDS), Thresholds),
@@ -170,6 +184,11 @@ def _without_figures(checkpoint: Checkpoint) -> Manifest:
         provenance=provenance,
         parity=tuple(_no_parity(mask) for mask in MASKS),
     )
+
+
+def draft_manifest(checkpoint: Checkpoint, converted: Converted) -> Manifest:
+    """A manifest for a file that nobody has compared yet: enough to run it."""
+    return _filled(_without_figures(checkpoint), converted)
 
 
 def _no_parity(mask: str) -> Parity:
@@ -224,6 +243,7 @@ def _report(
         "model": {
             "name": checkpoint.model_name,
             "config": dict(checkpoint.config),
+            "dtype": best.converted.output.dtype,
             "size_bytes": len(best.converted.model),
             "operators": inspection.operators,
             "float_operators": list(inspection.float_operators),
@@ -255,7 +275,10 @@ def read_results(path: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
         raise ResultsError(path, "", error.strerror or str(error), remedy) from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ResultsError(path, "", str(error), remedy) from error
-    chosen = [msgspec.to_builtins(record) for record in records if record.mode == mode]
-    if not any(record["system"] == checkpoint.model_name for record in chosen):
-        raise ResultsError(path, "mode", f"no record of {checkpoint.model_name} in mode {mode}", remedy)
+    task = checkpoint.provenance.get("task")
+    mine = [r for r in records if r.mode == mode and r.runtime == "float" and r.task in (None, task)]
+    chosen = [msgspec.to_builtins(record) for record in mine]
+    system = str(checkpoint.provenance.get("teacher", checkpoint.model_name))
+    if not any(record["system"] == system for record in chosen):
+        raise ResultsError(path, "mode", f"no record of {system} in mode {mode}", remedy)
     return chosen

@@ -26,7 +26,7 @@ def card(manifest: Manifest, report: Mapping[str, Any]) -> str:
         ["## Intended use", *_use(manifest)],
         ["## Trained on", *_trained(manifest, report)],
         ["## Validated on", *_validated(manifest, report)],
-        ["## int8 against float", *_parity(manifest, report)],
+        [f"## {manifest.output.dtype} against float", *_parity(manifest, report)],
         ["## Limits", *_limits(manifest)],
     )
     return "\n\n".join(part for section in sections for part in section) + "\n"
@@ -41,10 +41,12 @@ def _what(m: Manifest, report: Mapping[str, Any]) -> list[str]:
         if m.spec.needs_baseline
         else "It works from a cold start: no data of the wearer is needed beforehand."
     )
+    reads = "windows" if m.features is None else f"{len(m.features.names)} features of windows"
+    kind = "Full int8 TFLite" if m.output.dtype == "int8" else "Float32 TFLite (int8 did not agree well enough)"
     return [
-        f"A network ({model['name']}) that answers: {m.task}. Labels: {', '.join(m.labels)}. It reads windows of "
+        f"A network ({model['name']}) that answers: {m.task}. Labels: {', '.join(m.labels)}. It reads {reads} of "
         f"{m.spec.window_s:g} s, one every {m.spec.stride_s:g} s, of {rates}; either may be absent. {mode}",
-        f"Full int8 TFLite, {model['size_bytes']} bytes, {sum(model['operators'].values())} operators, of which "
+        f"{kind}, {model['size_bytes']} bytes, {sum(model['operators'].values())} operators, of which "
         f"{len(model['float_operators'])} in float.",
     ]
 
@@ -80,7 +82,7 @@ def _validated(m: Manifest, report: Mapping[str, Any]) -> list[str]:
         mode = "with a resting baseline" if m.spec.needs_baseline else "from a cold start"
         parts = [
             f"Leave-one-subject-out, float networks, {mode}: every figure is a mean over people whom the network that "
-            f"was judged had never seen. This bundle's own network follows the same recipe; {_held_out(report)}",
+            f"was judged had never seen. {_recipe(report)}; {_held_out(report)}",
             _markdown(
                 ("system", "sensors", "subjects", "balanced accuracy", "95 % interval", "AUROC"), _loso(m, records)
             ),
@@ -90,6 +92,18 @@ def _validated(m: Manifest, report: Mapping[str, Any]) -> list[str]:
     if m.surrogate_ecg:
         parts.append("It has never been validated on labelled ECG recorded at the chest.")
     return parts
+
+
+def _recipe(report: Mapping[str, Any]) -> str:
+    """How this bundle's own network is related to those of the table."""
+    teacher, inner = report["training"].get("teacher"), report["training"].get("inner", {})
+    if teacher is None:
+        return "This bundle's own network follows the same recipe"
+    near = ", ".join(f"{MASK_WORDS[mask]} {_figure(found['agreement'])}" for mask, found in inner.items())
+    return (
+        f"This bundle's own network is distilled from one of these systems, {teacher}, and says what it says for these "
+        f"shares of windows of people that neither had seen: {near}"
+    )
 
 
 def _held_out(report: Mapping[str, Any]) -> str:
@@ -124,7 +138,7 @@ def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
     gate = report["gate"]
     parts = [
         "The same windows through the float network and through this file on the device's own inference. The windows "
-        "are mostly of training subjects: the figures compare int8 with float and say nothing of skill.",
+        "are mostly of training subjects: the figures compare file and network and say nothing of skill.",
         _markdown(*_parity_table(m)),
     ]
     if report["calibration_share"] < 1:
@@ -197,7 +211,8 @@ def _verdict(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -
     """The last lines."""
     model, failures = report["model"], report["gate"]["failures"]
     size = f"{model['size_bytes'] / 1000:.1f} kB, {sum(model['operators'].values())} operators"
-    lines = [Text(f"full int8: {size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
+    kind = "full int8" if model["dtype"] == "int8" else "float32, as int8 did not agree well enough"
+    lines = [Text(f"{kind}: {size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
     if report["calibration_share"] < 1:
         lines.append(Text(f"int8 ranges of the central {report['calibration_share']:.0%} of the calibration windows"))
     lines += [Text(f"gate: {failure}", style="red") for failure in failures]

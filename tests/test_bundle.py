@@ -28,6 +28,9 @@ ECG = StreamInfo("polar-pmd-ecg", "ecg", ("ecg",), "mV", 0.001, 130.0, 0.05, 1e9
 EDA = StreamInfo("open-eda", "eda", ("eda",), "uS", 0.001, 8.0, 0.02, 1e6, 32, "first")
 FREE_TABLES = ("provenance.packages",)
 """Tables whose keys are not fixed."""
+LATER = (("features",),)
+"""Keys that bundles from before them lack, and are read without."""
+FEATURES = {"names": ["hr_mean", "rmssd", "ln_tonic"], "center": [75, 40, 1], "scale": [10, 20, 0.5]}
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +208,49 @@ def test_wrong_hash(small: Path, damaged: Callable[[bytes], BundleError], part: 
 def test_every_missing_key_is_named(small: Path, damaged: Callable[[bytes], BundleError]) -> None:
     tree = manifest_tree(small)
     keys = [at for at, _ in places(tree) if isinstance(at[-1], str) and ".".join(map(str, at[:-1])) not in FREE_TABLES]
-    assert len(keys) > 100
-    for at in keys:
+    assert len(keys) > 100 and set(LATER) < set(keys)
+    for at in (at for at in keys if at not in LATER):
         error = damaged(with_manifest(small, changed(tree, at, lambda parent, key: parent.pop(key))))
         assert at[-1] in str(error), str(error)
         assert "missing" in error.reason
+
+
+@pytest.mark.parametrize("at", LATER)
+def test_a_bundle_from_before_a_key_means_what_it_meant(small: Path, tmp_path: Path, at: tuple[str, ...]) -> None:
+    old = tmp_path / "old.affect"
+    old.write_bytes(with_manifest(small, changed(manifest_tree(small), at, lambda parent, key: parent.pop(key))))
+    assert read_bundle(old).manifest == read_bundle(small).manifest
+
+
+def of_features(tree: Any, **instead: Any) -> Any:
+    """The manifest of a network of features."""
+    inputs = {m: {**tree["inputs"][m], "shape": [1, n]} for m, n in (("ecg", 2), ("eda", 1))}
+    return {**tree, "features": {**FEATURES, **instead}, "inputs": {**tree["inputs"], **inputs}}
+
+
+def test_a_network_of_features_is_read(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "classical.affect"
+    path.write_bytes(with_manifest(small, of_features(manifest_tree(small))))
+    manifest = read_bundle(path).manifest
+    assert manifest.features is not None and manifest.features.of("ecg") == ("hr_mean", "rmssd")
+
+
+@pytest.mark.parametrize(
+    ("instead", "place", "reason"),
+    [
+        ({"names": ["hr_mean", "rmssd", "mood"]}, "features", "no feature 'mood'"),
+        ({"scale": [10, 0, 0.5]}, "features", "scale finite and > 0"),
+        ({"scale": [10, 20]}, "features", "2 scales"),
+        ({"names": ["hr_mean", "rmssd", "sdnn"]}, "features", "no feature of eda"),
+        ({"names": ["hr_mean", "ln_tonic", "scr_rate"]}, "inputs.ecg.shape", "where spec, features and labels give"),
+        ({"unit": "mV"}, "features", "unknown field `unit`"),
+    ],
+)
+def test_features_that_contradict_are_named(
+    small: Path, damaged: Callable[[bytes], BundleError], instead: dict[str, Any], place: str, reason: str
+) -> None:
+    error = damaged(with_manifest(small, of_features(manifest_tree(small), **instead)))
+    assert place in error.place and reason in error.reason
 
 
 def test_every_unknown_key_is_named(small: Path, damaged: Callable[[bytes], BundleError]) -> None:

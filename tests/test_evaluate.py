@@ -1,250 +1,337 @@
-"""The evaluation law in code: folds, planted leaks that must be caught, figures against sklearn and scipy."""
+"""The evaluation law in code: folds, planted leaks that must be caught on the real way, masks, fusion, odd people."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import wilcoxon
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from made_people import (
+    CALM,
+    N_BASELINE,
+    N_CALM,
+    N_STRESS,
+    N,
+    made_config,
+    made_people,
+    made_person,
+    only_calm,
+    spoiled,
+    without,
+)
 from sklearn.preprocessing import StandardScaler
 
-from device.pipeline.spec import default_spec
-from train.errors import LeakError, ResultError
-from train.evaluate import (
-    MODES,
-    _key,
-    assert_baseline_not_scored,
-    assert_no_leak,
-    assert_scaled_on,
-    bootstrap_interval,
-    expected_calibration_error,
-    folds,
-    loso,
-    metrics,
-    summarise,
-)
-from train.fit import MASKS, FitConfig, fit
-from train.models import classical
-from train.models.acc import AccConfig
-from train.prepare import Prepared, Windows, network_windows
-from train.report import COLUMNS, read_records, table
+from train import evaluate
+from train.config import Inner, TaskTable
+from train.errors import LeakError
+from train.evaluate import Fold, Material, assert_baseline_not_scored, assert_no_leak, folds, run_fold
+from train.prepare import MAX_BRIDGED, Prepared
+from train.select import Choice
+from train.systems import NETWORKS, classical_model, fused
+from train.windows import Windows, network_windows
 
-SPEC = default_spec()
-SUBJECTS = [f"P{i}" for i in range(8)]
-TINY = AccConfig(stem=2, widths=(3,), stages=(0,), hidden=4)
-QUICK = FitConfig(epochs=2, batch=16, every=1, inner_subjects=2)
-N = 14
-"""Windows of each made person: the first three are the resting baseline."""
+SYSTEMS = (*NETWORKS, "decision-fusion", "classical-lda", "classical-rf", "classical-gb", "classical-lr")
+FAST = (*NETWORKS, "decision-fusion", "classical-lda", "classical-lr")
+SHORT, LONG = (60.0, 60.0), (60.0, 120.0)
+SUBJECTS = ("P0", "P1", "P2", "P3", "P4")
+CHOICE = Choice(*LONG, {}, SUBJECTS[1:])
+WORN = Fold("P0", SUBJECTS[1:])
 
 
-def made(subject: str, seed: int) -> Prepared:
-    """Task windows have a faster heart and a higher tonic level; one window has no EDA, one no label."""
-    rng = np.random.default_rng(seed)
-    label = np.arange(N) // 2 % 2
-    label[:3] = 0
-    label[-1] = -1
-    rate = 70 + 12 * label[:, None] + rng.normal(0, 3, (N, 7680 // 128)).cumsum(1) * 0.1
-    ecg = np.stack([rng.normal(0, 0.1, (N, 7680)), np.repeat(rate, 128, axis=1)], axis=2)
-    eda = np.stack([2 + label[:, None] + rng.normal(0, 0.2, (N, 240)), rng.normal(0, 0.05, (N, 240))], axis=2)
-    present = np.ones((N, 2), bool)
-    present[5, 1] = False
-    start = 60.0 * np.arange(N)
-    is_baseline = start < 180.0
-    is_scored = (start >= 180.0) & (label >= 0)
-    return Prepared(
-        subject, ecg.astype(np.float32), eda.astype(np.float32), present, start, label, is_baseline, is_scored
-    )
-
-
-@pytest.fixture(scope="module")
 def people() -> list[Prepared]:
-    return [made(s, i) for i, s in enumerate(SUBJECTS)]
+    """P0 lacks EDA in two windows and beats in one; P3 wears no ECG at all; P4 is never stressed."""
+    found = made_people(5)
+    bridged = np.where(np.arange(N) == 9, MAX_BRIDGED + 0.1, 0.0)
+    found[0] = replace(without(found[0], "eda", slice(6, 8)), bridged=bridged)
+    found[3] = without(found[3], "ecg")
+    found[4] = only_calm(found[4])
+    return found
 
 
 @pytest.fixture(scope="module")
-def windows(people: list[Prepared]) -> Windows:
-    return network_windows(people, SPEC)
+def materials() -> dict[str, Material]:
+    config = made_config(systems=SYSTEMS)
+    return {mode: Material(people(), config, mode) for mode in evaluate.MODES}
+
+
+@pytest.fixture
+def cold(materials: dict[str, Material]) -> Material:
+    return materials["cold_start"]
+
+
+@pytest.fixture
+def calibrated(materials: dict[str, Material]) -> Material:
+    return materials["calibrated"]
+
+
+def whole_fold(material: Material, fold: Fold, systems: tuple[str, ...], seed: int = 0) -> dict[str, Any]:
+    """A fold as train.loso runs it: the choice first, then every system; its masks by system."""
+    choice = material.choose(fold)
+    return {system: masks for system, masks, _ in run_fold(material, fold, choice, seed, systems)}
 
 
 @given(st.sets(st.text(min_size=1, max_size=4), min_size=2, max_size=12))
 def test_folds_are_disjoint_and_cover_everyone(subjects: set[str]) -> None:
-    found = folds(subjects)
+    found = folds([*subjects, *subjects])
     assert sorted(f.test for f in found) == sorted(subjects)
     for fold in found:
         assert_no_leak(fold.train, [fold.test], "folds")
         assert {*fold.train, fold.test} == subjects
 
 
-def test_a_subject_on_both_sides_is_caught() -> None:
-    with pytest.raises(LeakError, match="S04"):
-        assert_no_leak(["S02", "S04"], ["S04"], "planted")
+@pytest.mark.parametrize("mode", evaluate.MODES)
+def test_a_fold_without_a_leak_passes_under_every_system(materials: dict[str, Material], mode: str) -> None:
+    for fold in folds(materials[mode].subjects):
+        systems = FAST if fold.test == "P0" else ("acc",)
+        found = whole_fold(materials[mode], fold, systems)
+        assert list(found) == list(systems)
 
 
-def test_a_scaler_fitted_on_everyone_is_caught() -> None:
-    rng = np.random.default_rng(0)
-    x, test_x, y = rng.normal(0, 1, (40, 3)), rng.normal(4, 1, (10, 3)), np.arange(40) % 2
-    model = classical.make("classical-lr", 0).fit(x, y)
-    assert_scaled_on(model, x, "honest")
-    model.steps[0] = ("standardscaler", StandardScaler().fit(np.concatenate([x, test_x])))
-    with pytest.raises(LeakError, match="scaler"):
-        assert_scaled_on(model, x, "planted")
+def test_choosing_looks_at_training_subjects_only(cold: Material) -> None:
+    """Whatever the test subject's windows hold, the choice and its scores are the same."""
+    wider = {"stem": 4, "widths": [8, 8], "stages": [1], "hidden": 8, "dropout": 0.1}
+    config = made_config(inner=Inner((SHORT,), epochs=10), fit={"batch": 16, "lr": 1e-2}, model=wider)
+    honest, other = (Material(cold.people, config, cold.mode) for _ in range(2))
+    other._windows = {SHORT: spoiled(honest.windows(SHORT), "P0")}
+    assert other.choose(WORN) == honest.choose(WORN)
+    his = Fold("P1", ("P0", "P2", "P3", "P4"))  # where P0 trains, it does change
+    assert other.choose(his) != honest.choose(his)
 
 
-def test_a_scored_baseline_window_is_caught(people: list[Prepared]) -> None:
-    person = people[0]
-    assert_baseline_not_scored(person, person.is_scored, SPEC.window_s)
-    planted = person.is_scored.copy()
-    planted[np.flatnonzero(person.is_baseline)[-1]] = True
-    with pytest.raises(LeakError, match="baseline"):
-        assert_baseline_not_scored(person, planted, SPEC.window_s)
-    overlapping = replace(person, start=np.where(person.is_scored, person.start - 30.0, person.start))
-    with pytest.raises(LeakError, match="baseline"):
-        assert_baseline_not_scored(overlapping, person.is_scored, SPEC.window_s)
+@pytest.mark.parametrize("mode", evaluate.MODES)
+def test_nothing_of_the_test_subject_reaches_his_figures_but_his_own_windows(
+    materials: dict[str, Material], mode: str
+) -> None:
+    """Half of his windows and labels changed: what every system says of the other half stays bit for bit."""
+    honest = materials[mode]
+    half = made_person("P0", 77)
+    for name in ("ecg", "eda"):
+        getattr(half, name)[:12] = getattr(honest.people[0], name)[:12]
+    longer = np.array([(0.0, 480.0), (480.0, 900.0)])  # the quiz: one more window has a label
+    half = replace(half, covered=honest.people[0].covered, bridged=honest.people[0].bridged, spans=longer)
+    changed = Material([half, *honest.people[1:]], honest.config, mode)
+    systems = ("acc", "decision-fusion", "classical-lda")
+    found = [whole_fold(m, WORN, systems) for m in (honest, changed)]
+    for system in systems:
+        for mask in ("both", "ecg", "eda"):
+            first = [
+                [p for s, p in zip(f[system][mask]["start"], f[system][mask]["probability"], strict=True) if s < 720]
+                for f in found
+            ]
+            assert len(first[0]) >= 5 and first[0] == first[1]
+    assert found[0]["acc"]["ecg"] != found[1]["acc"]["ecg"]
 
 
-def test_training_reads_nothing_of_a_subject_left_out(windows: Windows) -> None:
-    """The strongest form of the law: whatever the test subject's windows hold, the weights are the same bits."""
-    other = windows.subject == SUBJECTS[0]
-    spoiled = replace(
-        windows,
-        ecg=np.where(other[:, None, None], np.float32(5.0), windows.ecg),
-        eda=np.where(other[:, None, None], np.float32(-5.0), windows.eda),
-        label=np.where(other, 1 - windows.label.clip(0), windows.label),
-    )
-    honest = [fit(w, SUBJECTS[1:], QUICK, TINY, 3).model.state_dict() for w in (windows, spoiled)]
-    assert all(torch.equal(honest[0][k], honest[1][k]) for k in honest[0])
-    leaking = [fit(w, SUBJECTS, QUICK, TINY, 3).model.state_dict() for w in (windows, spoiled)]
-    assert not all(torch.equal(leaking[0][k], leaking[1][k]) for k in leaking[0])
+class TestLeakage:
+    """Four leaks, each put in on purpose where the real functions would have to make it, each caught with LeakError."""
+
+    def test_a_subject_on_both_sides(self, cold: Material) -> None:
+        shared = Fold("P0", SUBJECTS)
+        with pytest.raises(LeakError, match="subjects P0 on both sides of the split"):
+            whole_fold(cold, shared, ("acc",))
+
+    @pytest.mark.parametrize("system", [*NETWORKS, "decision-fusion"])
+    def test_a_network_that_was_shown_the_test_subject(
+        self, cold: Material, monkeypatch: pytest.MonkeyPatch, system: str
+    ) -> None:
+        def on_everyone(windows: Windows, subjects: object, *args: Any, **options: Any) -> object:
+            return fit(windows, SUBJECTS, *args, **options)
+
+        fit = evaluate.fit
+        monkeypatch.setattr(evaluate, "fit", on_everyone)
+        with pytest.raises(LeakError, match=r"leak in fold P0, .*: subjects P0 on both sides"):
+            list(run_fold(cold, WORN, CHOICE, 0, (system,)))
+
+    @pytest.mark.parametrize("system", ["classical-lda", "classical-rf", "classical-lr"])
+    @pytest.mark.parametrize("mode", evaluate.MODES)
+    def test_a_scaler_fitted_on_everyone(
+        self, materials: dict[str, Material], monkeypatch: pytest.MonkeyPatch, system: str, mode: str
+    ) -> None:
+        table = materials[mode].features(LONG)
+
+        def leaking(*args: Any) -> object:
+            model = classical_model(*args)
+            scaler = next(step for _, step in model.steps if isinstance(step, StandardScaler))
+            on_training = scaler.fit_transform
+            monkeypatch.setattr(scaler, "fit_transform", lambda x, y=None: (on_training(x), scaler.fit(all_rows()))[0])
+            all_rows = lambda: model[0].transform(table)  # noqa: E731
+            return model
+
+        monkeypatch.setattr(evaluate, "classical_model", leaking)
+        with pytest.raises(LeakError, match=f"leak in fold P0, {system}: the scaler"):
+            list(run_fold(materials[mode], WORN, CHOICE, 0, (system,)))
+
+    def test_a_classical_system_that_was_shown_the_test_subject(self, cold: Material) -> None:
+        with pytest.raises(LeakError, match="leak in fold P0: subjects P0 on both sides"):
+            list(run_fold(cold, Fold("P0", SUBJECTS), CHOICE, 0, ("classical-lda",)))
+
+    def test_a_choice_made_with_the_test_subject(self, cold: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+        def with_everyone(windows: Any, subjects: tuple[str, ...], *args: Any) -> Choice:
+            return choose(windows, (*subjects, "P0"), *args)
+
+        choose = evaluate.choose
+        monkeypatch.setattr(evaluate, "choose", with_everyone)
+        with pytest.raises(LeakError, match="leak in choice of the window, fold P0: subjects P0"):
+            whole_fold(cold, WORN, ("classical-lda",))
+
+    @pytest.mark.parametrize("system", ["acc", "eda-only", "decision-fusion", "classical-lda"])
+    def test_a_scored_window_of_the_resting_baseline(self, system: str) -> None:
+        material = Material(people(), made_config(systems=SYSTEMS), "calibrated")
+        windows = material.windows(LONG)
+        honest = windows.is_scored
+        assert (~honest).sum() == 5 * N_BASELINE
+        last = np.flatnonzero((windows.subject == "P0") & ~honest)[-1]
+        material._windows[LONG] = replace(windows, is_scored=honest | (np.arange(len(windows)) == last))
+        with pytest.raises(LeakError, match="leak in calibrated mode: baseline windows of P0 are scored"):
+            list(run_fold(material, WORN, CHOICE, 0, (system,)))
+
+    def test_a_scored_window_that_only_overlaps_the_baseline(self, calibrated: Material) -> None:
+        person, spec = calibrated.people[0], calibrated.longest
+        assert_baseline_not_scored(person, calibrated.task, spec, np.array([300.0, 700.0]))
+        assert_baseline_not_scored(person, calibrated.task, spec, np.array([]))
+        with pytest.raises(LeakError, match="baseline"):
+            assert_baseline_not_scored(person, calibrated.task, spec, np.array([299.0, 700.0]))
 
 
-def test_fit_is_repeatable_and_says_whom_it_saw(windows: Windows) -> None:
-    first, again = (fit(windows, SUBJECTS[2:], QUICK, TINY, 5) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
-    assert first.train_subjects == tuple(SUBJECTS[2:])
-    assert len(first.history) == QUICK.epochs
-    assert first.epoch == int(np.argmin([row["inner_loss"] for row in first.history]))
+def counts(masks: dict[str, Any]) -> dict[str, int]:
+    return {mask: len(record["label"]) for mask, record in masks.items()}
 
 
-probabilities = st.lists(st.tuples(st.booleans(), st.floats(0.0, 1.0)), min_size=4, max_size=40).filter(
-    lambda rows: len({label for label, _ in rows}) == 2
-)
+def test_every_mask_scores_what_it_shows_and_says_how_many_there_are(materials: dict[str, Material]) -> None:
+    """P0: 14 windows, 9 after the baseline, of them two without EDA and one without beats."""
+    for mode, total, systems in (("cold_start", N - 1, FAST), ("calibrated", N - 1 - N_BASELINE, SYSTEMS)):
+        for system, masks, fitted in run_fold(materials[mode], WORN, CHOICE, 0, systems):
+            expected = {"both": total, "ecg": total - 1, "eda": total - 2}
+            if system in ("ecg-only", "eda-only"):
+                expected = {system[:3]: expected[system[:3]]}
+            assert counts(masks) == expected
+            assert (fitted is not None) == (system in NETWORKS)
+            for record in masks.values():
+                assert record["total"] == total
+                assert np.allclose(np.sum(record["probability"], axis=1), 1, atol=1e-4)
+                assert min(record["start"]) >= (300 if mode == "calibrated" else 0)
+                assert [s >= 480 for s in record["start"]] == [bool(k) for k in record["label"]]
 
 
-@settings(deadline=None)
-@given(probabilities)
-def test_figures_are_sklearns(rows: list[tuple[bool, float]]) -> None:
-    label = np.array([int(label) for label, _ in rows])
-    p = np.array([[1 - q, q] for _, q in rows])
-    found, predicted = metrics(label, p), p.argmax(axis=1)
-    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, predicted))
-    assert found["macro_f1"] == pytest.approx(f1_score(label, predicted, average="macro", zero_division=0.0))
-    assert found["auroc"] == pytest.approx(roc_auc_score(label, p[:, 1]))
-    assert 0.0 <= found["ece"] <= 1.0
+def test_a_person_without_ecg_is_judged_by_eda_alone(cold: Material) -> None:
+    fold = Fold("P3", ("P0", "P1", "P2", "P4"))
+    for system, masks, _ in run_fold(cold, fold, CHOICE, 0, ("acc", "ecg-only", "decision-fusion", "classical-lda")):
+        expected = {} if system == "ecg-only" else {"both": N_CALM + N_STRESS, "eda": N_CALM + N_STRESS}
+        assert counts(masks) == expected
+        if system != "classical-lda" and masks:
+            assert masks["both"]["probability"] == masks["eda"]["probability"]
 
 
-def test_calibration_error_of_known_forecasts() -> None:
-    label = np.array([1, 1, 1, 0])
-    assert expected_calibration_error(label, np.tile([0.25, 0.75], (4, 1))) == pytest.approx(0.0)
-    assert expected_calibration_error(label, np.tile([0.0, 1.0], (4, 1))) == pytest.approx(0.25)
+def test_a_person_with_one_class_is_scored_for_that(calibrated: Material) -> None:
+    fold = Fold("P4", SUBJECTS[:4])
+    for _, masks, _ in run_fold(calibrated, fold, CHOICE, 0, ("acc", "decision-fusion", "classical-lda")):
+        assert counts(masks) == dict.fromkeys(("both", "ecg", "eda"), N_CALM - N_BASELINE)
+        assert all(set(record["label"]) == {CALM} for record in masks.values())
 
 
-def test_bootstrap_interval_is_that_of_the_mean() -> None:
-    scores = np.random.default_rng(0).normal(0.7, 0.1, 400)
-    low, high = bootstrap_interval(scores.tolist())
-    half = 1.96 * scores.std() / np.sqrt(len(scores))
-    assert [low, high] == pytest.approx([scores.mean() - half, scores.mean() + half], abs=0.002)
+PAUSE = TaskTable(("calm", "stress"), {"pause": "calm", "quiz": "stress"}, ("rest",))
+"""A task in which the rest of the baseline has no label of its own."""
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folds")
+def test_each_session_is_checked_against_its_own_rest() -> None:
+    """The second session's rest begins after ten minutes: windows of the first, earlier by its clock, are no leak."""
+    first, *others = made_people(3)
+    second = replace(first, session="2", start=first.start + 600, spans=first.spans + 600)
+    material = Material([first, second, *others], made_config(), "calibrated")
+    fold = Fold("P0", ("P1", "P2"))
+    (masks,) = (m for _, m, _ in run_fold(material, fold, CHOICE, 0, ("acc",)))
+    assert counts(masks) == dict.fromkeys(("both", "ecg", "eda"), 2 * (N - 1 - N_BASELINE))
+    windows = material.windows(LONG)
+    scored = windows.is_scored.copy()
+    scored[N - 1] = True  # the first one labelled of the second session
+    material._windows[LONG] = replace(windows, is_scored=scored)
+    with pytest.raises(LeakError, match="baseline windows of P0"):
+        list(run_fold(material, fold, CHOICE, 0, ("acc",)))
 
 
-@pytest.fixture(scope="module")
-def records(people: list[Prepared], out: Path) -> list[dict[str, object]]:
-    """Both modes over six made people, as the tool runs them."""
-    found = []
-    for mode in MODES:
-        found += loso(people[:6], out, mode=mode, seeds=[0], fit_config=QUICK, model_config=TINY, workers=1)
-    return found
+@pytest.mark.parametrize("mode", evaluate.MODES)
+def test_a_person_with_no_labelled_window_is_judged_by_nobody(mode: str) -> None:
+    nobody = replace(made_person("P9"), spans=np.array([(0.0, 400.0)]), descriptions=np.array(["rest"]))
+    config = made_config(labels=PAUSE, systems=SYSTEMS)
+    material = Material([*named("pause"), nobody], config, mode)
+    for _, masks, _ in run_fold(material, Fold("P9", ("P0", "P1", "P2")), CHOICE, 0, ("acc", "classical-lda")):
+        assert masks == {}
 
 
-def test_every_fold_scores_its_own_subject_under_every_mask(records: list[dict[str, object]]) -> None:
-    assert [(r["mode"], r["test"]) for r in records] == [(m, s) for m in MODES for s in SUBJECTS[:6]]
-    for record in records:
-        n = {"cold_start": N - 1, "calibrated": N - 1 - 3}[record["mode"]]
-        for system in ("acc", *classical.SYSTEMS):
-            counts = {mask: record["systems"][system][mask]["n_windows"] for mask in MASKS}
-            assert counts == {"both": n - 1, "ecg": n, "eda": n - 1}
+def named(calm: str) -> list[Prepared]:
+    """Three people whose second calm part goes by another name, so that resting windows have no label."""
+    spans = np.array([(0.0, 360.0), (360.0, 480.0), (480.0, 840.0)])
+    return [replace(p, spans=spans, descriptions=np.array(["rest", calm, "quiz"])) for p in made_people(3)]
 
 
-def test_an_interrupted_run_goes_on(people: list[Prepared], out: Path, records: list[dict[str, object]]) -> None:
-    kept = out / "cold_start-P1-0.json"
-    kept.write_text(json.dumps({**json.loads(kept.read_text()), "kept": True}))
-    (out / "cold_start-P2-0.json").unlink()
-    stale = out / "cold_start-P3-0.json"
-    stale.write_text(json.dumps({**json.loads(stale.read_text()), "key": "of other code", "stale": True}))
-    said: list[str] = []
-    again = loso(
-        people[:6], out, mode="cold_start", seeds=[0], fit_config=QUICK, model_config=TINY, workers=1, say=said.append
-    )
-    assert again[1]["kept"]
-    assert len(said) == 3
-    assert again[2:4] == records[2:4]
+def test_fusion_by_decision_is_that_of_its_two_parts(cold: Material) -> None:
+    found = {s: m for s, m, _ in run_fold(cold, WORN, CHOICE, 0, ("ecg-only", "eda-only", "decision-fusion"))}
+    own = {m: by_start(found[f"{m}-only"][m]) for m in ("ecg", "eda")}
+    together = {m: by_start(found["decision-fusion"][m]) for m in ("both", "ecg", "eda")}
+    assert together["ecg"] == own["ecg"] and together["eda"] == own["eda"]
+    kinds = set()
+    for start, p in together["both"].items():
+        has = [start in own[m] for m in ("ecg", "eda")]
+        each = [np.array([own[m].get(start, [0.0, 0.0])]) for m in ("ecg", "eda")]
+        assert np.allclose(p, fused(*each, np.array(has[:1]), np.array(has[1:])), atol=2e-5)
+        kinds.add(tuple(has))
+    assert kinds == {(True, True), (True, False), (False, True)}
 
 
-def test_a_folds_key_follows_configuration_spec_and_windows(people: list[Prepared]) -> None:
-    few = people[:2]
-    changed = replace(few[1], present=~few[1].present)
-    keys = {
-        _key(few, SPEC, QUICK, TINY),
-        _key(few, default_spec(calibrated=True), QUICK, TINY),
-        _key(few, SPEC, replace(QUICK, lr=1e-3), TINY),
-        _key(few, SPEC, QUICK, replace(TINY, attention=False)),
-        _key([few[0], changed], SPEC, QUICK, TINY),
-        _key(few[:1], SPEC, QUICK, TINY),
-    }
-    assert len(keys) == 6
-    assert _key(few, SPEC, QUICK, TINY) in keys
+def by_start(record: dict[str, Any]) -> dict[float, list[float]]:
+    return dict(zip(record["start"], record["probability"], strict=True))
 
 
-def test_summary_is_flat_complete_and_agrees_with_the_folds(records: list[dict[str, object]]) -> None:
-    summary = summarise(records, {"commit": "abc", "command": "test"})
-    keys = {(r["mode"], r["system"], r["mask"]) for r in summary}
-    systems = ("acc", *classical.SYSTEMS)
-    assert keys == {(m, s, k) for m in MODES for s in systems for k in MASKS} | {(m, "majority", "both") for m in MODES}
-    by_key = {(r["mode"], r["system"], r["mask"]): r for r in summary}
-    ours = by_key["cold_start", "acc", "both"]
-    scores = [r["systems"]["acc"]["both"]["balanced_accuracy"] for r in records if r["mode"] == "cold_start"]
-    assert ours["balanced_accuracy"] == pytest.approx(np.mean(scores), abs=1e-4)
-    assert (ours["subjects"], ours["seeds"], ours["commit"]) == (6, [0], "abc")
-    assert ours["ci95"][0] <= ours["balanced_accuracy"] <= ours["ci95"][1]
-    assert not by_key["cold_start", "acc", "eda"]["surrogate_ecg"]
-    rows = [by_key["cold_start", s, "both"]["per_subject"] for s in ("acc", "classical-rf")]
-    difference = np.array([rows[0][s] - rows[1][s] for s in rows[0]])
-    p = by_key["cold_start", "classical-rf", "both"]["wilcoxon_p_acc_against_this"]
-    assert p == (pytest.approx(wilcoxon(difference).pvalue, abs=1e-3) if difference.any() else None)
+def test_its_parts_are_not_reported_unasked(cold: Material) -> None:
+    assert [s for s, *_ in run_fold(cold, WORN, CHOICE, 0, ("decision-fusion",))] == ["decision-fusion"]
 
 
-def test_report_has_a_row_for_every_record(records: list[dict[str, object]], tmp_path: Path) -> None:
-    summary = summarise(records, {})
-    (tmp_path / "r.json").write_text(json.dumps(summary))
-    lines = table(read_records(tmp_path / "r.json")).splitlines()
-    assert len(lines) == 2 + len(summary)
-    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+def test_the_same_seed_gives_the_same_figures_whatever_else_is_asked(cold: Material) -> None:
+    def masks(seed: int, *systems: str) -> dict[str, Any]:
+        return {s: m for s, m, _ in run_fold(cold, WORN, CHOICE, seed, systems)}
+
+    many = masks(3, "acc", "feature-fusion", "classical-lr")
+    assert masks(3, "feature-fusion")["feature-fusion"] == many["feature-fusion"]
+    assert masks(3, "classical-lr")["classical-lr"] == many["classical-lr"]
+    assert masks(4, "feature-fusion")["feature-fusion"] != many["feature-fusion"]
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"a": 1}'])
-def test_unreadable_results_are_named(content: str | None, tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ResultError, match=r"r\.json"):
-        read_records(path)
+def test_every_epoch_is_told_with_its_system(cold: Material) -> None:
+    said: list[tuple[str, dict[str, float]]] = []
+    tell: Callable[..., None] = lambda system, row: said.append((system, row))  # noqa: E731
+    fitted = {s: f for s, _, f in run_fold(cold, WORN, CHOICE, 0, ("ecg-only", "acc"), on_epoch=tell)}
+    assert said == [(s, row) for s in ("acc", "ecg-only") for row in fitted[s].history]
+    assert fitted["acc"].train_subjects == WORN.train
+
+
+@pytest.mark.parametrize("mode", evaluate.MODES)
+def test_a_shorter_context_is_that_cut_before_scaling(materials: dict[str, Material], mode: str) -> None:
+    material = materials[mode]
+    direct = network_windows(material.people, material.task, material.longest, material.spec(SHORT))
+    shared = material.windows(SHORT)
+    for name in Windows.__dataclass_fields__:
+        assert np.array_equal(getattr(direct, name), getattr(shared, name)), name
+    assert len(material.features(SHORT)) == len(shared)
+
+
+def test_calibrated_mode_centres_each_person_by_his_own_rest(materials: dict[str, Material]) -> None:
+    """The level a person always has is gone from it, and is there in cold start."""
+    higher = [replace(p, eda=p.eda + np.float32([2.0, 0.0])) for p in materials["calibrated"].people]
+    for mode, material in materials.items():
+        other = Material(higher, material.config, mode).windows(LONG)
+        shift = np.abs(np.median(other.eda[:, 0], axis=1) - np.median(material.windows(LONG).eda[:, 0], axis=1))
+        calm = (material.windows(LONG).label == CALM) & material.windows(LONG).present[:, 1]
+        assert (shift[calm].max() < 0.1) == (mode == "calibrated")
+
+
+def test_networks_are_shaped_by_the_choice(cold: Material) -> None:
+    for candidate, n_eda in ((SHORT, 240), (LONG, 480)):
+        fitted = cold.network("eda-only", WORN, Choice(*candidate, {}, ()), 0)
+        assert (fitted.model.config.ecg_times, fitted.model.config.eda_times) == (7680, n_eda)
+        assert fitted.model.config.modalities == ("eda",)
+        assert not any(isinstance(p, torch.Tensor) and p.isnan().any() for p in fitted.model.parameters())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from device.pipeline.errors import PipelineError
 from device.pipeline.model_input import Baseline, baseline_of, model_input
-from device.pipeline.spec import default_spec
+from device.pipeline.spec import SignalSpec, default_spec
 from device.pipeline.types import Quality, Window
 
 RNG = np.random.default_rng(3)
@@ -69,3 +70,27 @@ def test_clipping_is_counted() -> None:
     out = model_input({"eda": EDA * [1e4, 1.0]}, default_spec())
     assert np.abs(out.arrays["eda"]).max() <= 6.0
     assert out.clipped["eda"] > 0.9
+
+
+def with_context(spec: SignalSpec, context_s: float) -> SignalSpec:
+    return msgspec.structs.replace(spec, eda=msgspec.structs.replace(spec.eda, context_s=context_s))
+
+
+def test_the_context_of_a_resting_window_moves_no_baseline() -> None:
+    """What came before the rest was not rest: the baseline is the one without a context."""
+    before = np.column_stack([RNG.normal(40.0, 0.5, 480), RNG.normal(9.0, 0.1, 480)])
+    good = {"ecg": Quality(1.0), "eda": Quality(1.0)}
+    longer = Window(0, 0.0, {"ecg": ECG, "eda": np.concatenate([before, EDA])}, good)
+    plain = Window(0, 0.0, {"ecg": ECG, "eda": EDA}, good)
+    here, there = baseline_of([longer], with_context(default_spec(), 180.0)), baseline_of([plain], default_spec())
+    assert (here.center, here.n_windows) == (there.center, there.n_windows)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_context_changes_no_bit_of_the_window_after_it(calibrated: bool) -> None:
+    spec = default_spec(calibrated=calibrated)
+    baseline = Baseline({"ecg": 0.0, "hr": 60.0, "tonic": 9.0, "phasic": 0.0})
+    before = np.column_stack([RNG.normal(40.0, 0.5, 120), RNG.normal(9.0, 0.1, 120)])
+    longer = model_input({"eda": np.concatenate([before, EDA])}, with_context(spec, 90.0), baseline).arrays["eda"]
+    assert longer.shape == (2, with_context(spec, 90.0).n_times("eda"))
+    assert np.array_equal(longer[:, 120:], model_input({"eda": EDA}, spec, baseline).arrays["eda"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests_support import reference_data
 
 from device.bundle import DISCLAIMER, MASKS, read_bundle
 from device.inference import RUNTIMES, Classifier
+from device.pipeline.model_input import model_input
 from device.pipeline.spec import default_spec
 from quantize.calibrate import Pool, balanced, calibration_inputs, central, check_no_leak, read_pool, select
 from quantize.cli import explain, main
@@ -27,20 +28,21 @@ from quantize.convert import convert, inspect
 from quantize.errors import CalibrationError, ConvertError
 from quantize.export import INPUTS, export_onnx, read_checkpoint, run_onnx, run_torch
 from quantize.verify import MAX_DROP, MIN_AGREEMENT, balanced_accuracy, compare, comparison, gate, parity
+from train.fit import FORMAT
 from train.models.acc import ACC, AccConfig
-from train.prepare import Prepared, network_windows
+from train.windows import Windows
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = default_spec()
 TRAINED = [f"S{i}" for i in range(1, 7)]
 HELD_OUT = "S35"
 PER_SUBJECT = 24
-CONFIG = AccConfig(stem=4, widths=(4, 6, 8), hidden=8)
+CONFIG = AccConfig(eda_times=240, stem=4, widths=(4, 6, 8), hidden=8)
 DEFAULT_BUNDLE = ROOT / "device" / "bundles" / "default.affect"
 
 
-def make_person(subject: str, seed: int) -> Prepared:
-    """Label 1 has a faster heart and a busier, higher EDA, in physical units and beyond doubt."""
+def make_person(subject: str, seed: int) -> Windows:
+    """Label 1 has a faster heart and a busier, higher EDA, in physical units and beyond doubt, before scaling."""
     rng = np.random.default_rng(seed)
     labels = np.arange(PER_SUBJECT) % 2
     n, t = len(labels), np.arange(7680) / 128
@@ -50,31 +52,33 @@ def make_person(subject: str, seed: int) -> Prepared:
     phasic = np.stack([np.convolve(row, np.exp(-np.arange(40) / 10))[:240] for row in rng.random((n, 240)) < 0.05])
     tonic = (2 + 3 * labels + rng.normal(0, 0.3, n))[:, None] + 0.02 * rng.standard_normal((n, 240)).cumsum(1)
     eda = np.stack([tonic, 0.3 * phasic * (1 + labels[:, None])], 2)
-    return Prepared(
-        subject=subject,
-        ecg=ecg.astype(np.float32),
-        eda=eda.astype(np.float32),
+    arrays = [model_input({"ecg": ecg[i], "eda": eda[i]}, SPEC).arrays for i in range(n)]
+    return Windows(
+        ecg=np.stack([a["ecg"] for a in arrays]),
+        eda=np.stack([a["eda"] for a in arrays]),
         present=np.ones((n, 2), bool),
-        start=5.0 * np.arange(n),
         label=labels.astype(np.int64),
-        is_baseline=np.zeros(n, bool),
+        subject=np.full(n, subject),
+        start=5.0 * np.arange(n),
         is_scored=np.ones(n, bool),
     )
 
 
-def make_people(subjects: list[str]) -> list[Prepared]:
-    return [make_person(subject, seed) for seed, subject in enumerate(subjects)]
+def make_people(subjects: list[str]) -> Windows:
+    people = [make_person(subject, seed) for seed, subject in enumerate(subjects)]
+    return Windows(
+        **{name: np.concatenate([getattr(p, name) for p in people]) for name in Windows.__dataclass_fields__}
+    )
 
 
 def make_pool(subjects: list[str]) -> Pool:
-    w = network_windows(make_people(subjects), SPEC)
+    w = make_people(subjects)
     present = {"ecg": w.present[:, 0], "eda": w.present[:, 1]}
     return Pool("made", {"ecg": w.ecg, "eda": w.eda}, present, w.label, w.subject)
 
 
-def save_windows(people: list[Prepared], path: Path, **instead: Any) -> Path:
+def save_windows(w: Windows, path: Path, **instead: Any) -> Path:
     """As affectd-train writes them."""
-    w = network_windows(people, SPEC)
     arrays = {"ecg": w.ecg, "eda": w.eda, "present": w.present, "label": w.label, "subject": w.subject}
     np.savez(path, **{key: value for key, value in (arrays | instead).items() if value is not None})
     return path
@@ -113,7 +117,7 @@ def checkpoint_tree(network: ACC, **provenance: Any) -> dict[str, Any]:
         "epochs": 3,
     }
     return {
-        "format": "affectd-checkpoint/1",
+        "format": FORMAT,
         "model": {"name": "acc", "config": network.config.as_dict()},
         "state": network.state_dict(),
         "spec": msgspec.json.encode(SPEC),
@@ -307,10 +311,9 @@ def test_calibration_without_a_modality(
     absent: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     column = ["ecg", "eda"].index(absent)
-    people = [replace(p, present=np.ones((len(p), 2), bool)) for p in make_people(TRAINED)]
-    for person in people:
-        person.present[:, column] = False
-    line = refusal(capsys, files / "checkpoint.pt", save_windows(people, tmp_path / "w.npz"))
+    windows = make_people(TRAINED)
+    windows.present[:, column] = False
+    line = refusal(capsys, files / "checkpoint.pt", save_windows(windows, tmp_path / "w.npz"))
     assert "mask ecg+eda: 0 labelled windows" in line
 
 
@@ -461,7 +464,7 @@ def test_the_shipped_bundles_parity_comes_out_again(tmp_path: Path) -> None:
     if not (left / "acc.pt").is_file():
         pytest.skip("runs-out/acc.pt is not there: run train/runs/default.sh first")
     bundle, checkpoint = read_bundle(DEFAULT_BUNDLE), read_checkpoint(left / "acc.pt")
-    pool = read_pool(data, checkpoint.spec, left / "prepared")
+    pool = read_pool(data, checkpoint.spec, left / "prepared", checkpoint.provenance["task"])
     chosen = select(pool, checkpoint.subjects("train_subjects"), len(checkpoint.labels), seed=0)
     onnx = export_onnx(checkpoint, tmp_path / "model.onnx")
     again = {p.mask: p for p in parity(compare(bundle, checkpoint.network, onnx, pool, chosen.parity))}

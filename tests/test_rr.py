@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -167,3 +168,33 @@ def test_intervals_match_the_e4s_where_it_gives_many(subject: str) -> None:
     assert np.median(difference) < 0.008
     assert (difference > 0.1).mean() < 0.03
     assert rr.beats(real).bridged_share < 0.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mean=st.floats(0.5, 1.1),
+    breathing=st.floats(0.0, 0.08),
+    jitter=st.floats(0.005, 0.03),
+    seed=st.integers(0, 2**16),
+    holes=st.sets(st.sampled_from([0, 1, 2, 3, 4]), min_size=1, max_size=3),
+)
+def test_bridged_beats_vary_like_the_measured_ones_at_their_neighbours_rate(
+    mean: float, breathing: float, jitter: float, seed: int, holes: set[int]
+) -> None:
+    """So that neither variability nor rate says where a bridge is: at the start, at the end, in between."""
+    times = beat_series(mean, breathing, jitter, seed, 300)
+    good = np.ones(len(times) - 1, bool)
+    fifth = len(good) // 5
+    for k in holes:
+        good[k * fifth : (k + 1) * fifth] = False
+    found = rr.bridge(times, good, 0.0, 300.0)
+    put_in = found.rr[found.bridged]
+    assert put_in.mean() == pytest.approx(found.rr[~found.bridged].mean(), rel=0.06)
+    both = [np.diff(found.rr)[flags] for flags in (pairs(found.bridged), pairs(~found.bridged))]
+    rmssd = [np.sqrt((d**2).mean()) for d in both]
+    assert 0.5 < rmssd[0] / rmssd[1] < 1.7  # of a fifth of the beats; 0.99 in the median over people
+
+
+def pairs(which: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(n - 1,) where an interval and the next are both of a kind."""
+    return which[1:] & which[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,3 +117,51 @@ def test_any_cut_gives_the_same_windows(cuts: list[int]) -> None:
     for window, other in zip(windows, expected, strict=True):
         assert window.missing == other.missing
         assert all(np.array_equal(window.data[m], other.data[m]) for m in other.data)
+
+
+LONG = msgspec.structs.replace(SPEC, eda=msgspec.structs.replace(SPEC.eda, context_s=90.0))
+
+
+def with_context(*chunks: Chunk) -> list[Window]:
+    return push_all(Joiner(LONG, ("ecg", "eda"), dict.fromkeys(("ecg", "eda"), clean)), interleaved(list(chunks)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(gap=st.none() | st.tuples(st.integers(70, 150), st.integers(1, 20)), cuts=st.lists(st.integers(1, 3)))
+def test_context_is_what_came_before_held_at_its_oldest_usable_sample(
+    gap: tuple[int, int] | None, cuts: list[int]
+) -> None:
+    """EDA comes with the 30 s before its window; a start or a gap in them is bridged by the sample after it."""
+    begin, end = (gap[0], sum(gap)) if gap else (300, 300)
+    eda = seconds("eda", 0, min(begin, 300)) + (seconds("eda", end, 300) if gap else [])
+    windows = with_context(*seconds("ecg", 0, 300), *[part for chunk in eda for part in cut_up(chunk, cuts)])
+    whole = [w for w in windows if "eda" in w.data]
+    assert len(whole) > 20
+    for window in whole:
+        oldest = 0 if window.start < begin else end * 4
+        start = round(window.start * 4)
+        wanted = np.maximum(np.arange(start - 120, start + 240), oldest)
+        assert np.array_equal(window.data["eda"][:, 0], wanted)
+        assert len(window.data.get("ecg", np.empty(60 * 128))) == 60 * 128
+
+
+def test_context_ends_at_a_sample_that_may_not_be_used() -> None:
+    chunks = seconds("eda", 0, 200)
+    chunks[40].valid[:] = False
+    windows = with_context(*seconds("ecg", 0, 200), *chunks)
+    window = next(w for w in windows if w.start == 60.0)
+    assert np.array_equal(window.data["eda"][:120, 0], np.maximum(np.arange(120, 240), 41 * 4))
+    assert window.quality["eda"].sqi == 1.0
+
+
+def test_quality_is_the_windows_own_whatever_came_before() -> None:
+    """A context of poor signal makes no window poor: the quality is judged on the window's own samples."""
+
+    def first_and_length(data: Floats, sfreq: float) -> Quality:
+        return Quality(1.0, (f"{data[0, 0]:g} {len(data)}",))
+
+    chunks = interleaved(seconds("ecg", 0, 200) + seconds("eda", 0, 200))
+    longer = push_all(Joiner(LONG, ("ecg", "eda"), dict.fromkeys(("ecg", "eda"), first_and_length)), chunks)
+    found = [w for w in longer if "eda" in w.data]
+    assert found
+    assert all(w.quality["eda"].problems == (f"{w.start * 4:g} 240",) for w in found)

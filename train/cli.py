@@ -1,11 +1,10 @@
-"""affectd-train: prepare windows, evaluate leave-one-subject-out, fit the shipped network, write the demo's subject.
+"""affectd-train: look at data, prepare windows, evaluate leave-one-subject-out, report, fit the shipped network.
 
 Knows nothing of how any step is done; turns errors into one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,30 +12,45 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from device.pipeline.errors import PipelineError
+from train.data.command import data
+from train.distil_command import distil
 from train.errors import DataError, TrainError
+from train.report.command import report
 
 BAD_INPUT = 2
 """Exit code for anything the user can put right."""
-DATA_SETS = {"name": "Stress-Predict", "licence": "MIT", "url": "https://doi.org/10.3390/s22218135"}
+UNFINISHED = 3
+"""Exit code of an evaluation that stopped because its time was over."""
+INTERRUPTED = 130
+"""As a shell reports it."""
 HERE = Path(__file__).parent
+REFERENCE = {"wesad": "wesad_e4", "stress-predict": "stress_predict"}
+"""Data set -> its folder below AFFECTD_REFERENCE_DATA."""
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
-def _say(line: str, begin: float = time.monotonic()) -> None:
-    print(f"[{time.monotonic() - begin:5.0f} s] {line}", file=sys.stderr, flush=True)
+class Progress:
+    """One line on stderr per step, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Say what has been done or begins."""
+        print(f"[{time.monotonic() - self._begin:5.0f} s] {line}", file=sys.stderr, flush=True)
 
 
-def _stress_predict(data: Path | None) -> Path:
+def data_root(given: Path | None, dataset: str) -> Path:
     """The data set's top folder: as given, or below the reference recordings."""
     reference = os.environ.get("AFFECTD_REFERENCE_DATA")
-    root = data or (Path(reference) / "stress_predict" if reference else None)
-    if root is None:
-        raise DataError("--data", "option", "is missing", "give Stress-Predict's top folder")
-    return root
+    if given is None and (reference is None or dataset not in REFERENCE):
+        raise DataError("--data", "option", "is missing", f"give the top folder of {dataset}")
+    return given or Path(str(reference)) / REFERENCE[dataset]
 
 
 def _commit() -> str:
@@ -53,7 +67,7 @@ def _commit() -> str:
 
 def _versions() -> dict[str, str]:
     out = {"python": sys.version.split()[0]}
-    for package in ("torch", "numpy", "scipy", "scikit-learn"):
+    for package in PACKAGES:
         try:
             out[package] = version(package)
         except PackageNotFoundError:
@@ -61,11 +75,33 @@ def _versions() -> dict[str, str]:
     return out
 
 
-data_option = click.option("--data", type=click.Path(path_type=Path), help="Stress-Predict's top folder.")
+def _seeds(text: str) -> tuple[int, ...]:
+    """Comma separated seeds."""
+    if not all(seed.strip().isdecimal() for seed in text.split(",")):
+        raise click.BadParameter(f"{text!r} is not whole numbers with commas between", param_hint="--seeds")
+    return tuple(int(seed) for seed in text.split(","))
+
+
+def _refuse_no_processor(name: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1).to(name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise click.BadParameter(f"{name!r} cannot be used ({reason})", param_hint="--on") from error
+
+
+data_option = click.option("--data", "root", type=click.Path(path_type=Path), help="The data set's top folder.")
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs-out"), show_default=True, help="Working folder."
 )
-workers_option = click.option("--workers", default=2, show_default=True, help="Processes.")
+workers_option = click.option(
+    "--workers", default=os.cpu_count() or 1, show_default="one per core", type=click.IntRange(1), help="Processes."
+)
+config_option = click.option(
+    "--config", "path", required=True, type=click.Path(path_type=Path), help="Evaluation (TOML), e.g. of train/runs."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,137 +110,210 @@ def command() -> None:
     """Train and evaluate affectd's networks."""
 
 
-def _people(data: Path | None, out: Path, workers: int) -> list[Any]:
-    from device.pipeline.spec import default_spec
-    from train.prepare import prepare_stress_predict
-
-    root = _stress_predict(data)
-    return prepare_stress_predict(root, default_spec(), out / "prepared", workers=workers, say=_say)
+command.add_command(data)
+command.add_command(distil)
+command.add_command(report)
 
 
-@command.command()
-@data_option
-@out_option
-@workers_option
-def prepare(data: Path | None, out: Path, workers: int) -> None:
-    """Run every recording through the device's pipeline and keep the labelled windows."""
-    people = _people(data, out, workers)
+def _people(root: Path, config: Any, out: Path, workers: int, say: Progress) -> tuple[list[Any], dict[str, str]]:
+    """Prepared people with both of what the task needs, and the hash of each one's files."""
+    from train.data import datasets
+    from train.errors import PrepareError
+    from train.prepare import data_hash, prepare_dataset
+    from train.windows import roles
+
+    people, _ = prepare_dataset(
+        root, config.longest(), out / "prepared", dataset=config.dataset, workers=workers, say=say
+    )
+    kept, task = [], config.the_task()
     for person in people:
-        rest, task = (int((person.label == k).sum()) for k in (0, 1))
+        try:
+            labels = set(roles(person, task, config.longest()).label.tolist()) - {-1}
+        except PrepareError as error:
+            say(f"left out {error}")
+            continue
+        if len(labels) < len(task.labels):
+            lacks = ", ".join(name for k, name in enumerate(task.labels) if k not in labels)
+            say(f"subject {person.subject} has no window of {lacks}; kept, but scored for the rest only")
+        kept.append(person)
+    if not kept:
+        raise PrepareError("of everyone", f"nobody has a covered window of {', '.join(task.rest)}")
+    everyone = datasets.get(config.dataset).subjects(root)
+    return kept, {s: data_hash(root, s, everyone)[:16] for s in everyone}
+
+
+@command.command()
+@config_option
+@data_option
+@out_option
+@workers_option
+def prepare(path: Path, root: Path | None, out: Path, workers: int) -> None:
+    """Run every recording through the device's pipeline and keep the windows."""
+    from train.config import read_config
+    from train.windows import roles
+
+    config = read_config(path)
+    people, _ = _people(data_root(root, config.dataset), config, out, workers, Progress())
+    task = config.the_task()
+    for person in people:
+        label = roles(person, task, config.longest()).label
+        counts = ", ".join(f"{int((label == k).sum())} {name}" for k, name in enumerate(task.labels))
         ecg, eda = person.present.mean(axis=0)
-        print(f"{person.subject}: {rest} windows at rest, {task} at task; usable ECG {ecg:.0%}, EDA {eda:.0%}")
+        made = "surrogate ECG" if person.surrogate else "ECG"
+        print(f"{person.subject}: windows: {counts}; usable {made} {ecg:.0%}, EDA {eda:.0%}")
 
 
 @command.command()
+@config_option
 @data_option
 @out_option
 @workers_option
-@click.option("--mode", type=click.Choice(["cold_start", "calibrated", "all"]), default="all", show_default=True)
-@click.option("--seeds", default="0", show_default=True, help="Comma separated.")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("results/stress_predict_loso.json"))
-def loso(data: Path | None, out: Path, workers: int, mode: str, seeds: str, results: Path) -> None:
-    """Leave-one-subject-out over all labelled subjects; goes on where it was interrupted."""
-    from train import evaluate
-    from train.fit import FitConfig
-    from train.models.acc import AccConfig
-    from train.report import table
+@click.option("--on", default="cpu", show_default=True, help="torch's name of the processor, e.g. cuda.")
+@click.option(
+    "--parallel",
+    type=click.Choice(["folds", "data"]),
+    default="folds",
+    show_default=True,
+    help="Under torchrun: what the processes share out, subjects or every batch.",
+)
+@click.option("--minutes", type=click.FloatRange(0), help="Begin no fold after this; run again to go on.")
+@click.option("--tensorboard", is_flag=True, help="Write training curves below OUT/tensorboard.")
+@click.option("--seeds", help="Instead of the configuration's, comma separated.")
+def loso(
+    path: Path,
+    root: Path | None,
+    out: Path,
+    workers: int,
+    on: str,
+    parallel: str,
+    minutes: float | None,
+    tensorboard: bool,
+    seeds: str | None,
+) -> None:
+    """Leave one subject out, for every mode, system and seed; goes on where it was interrupted.
 
-    people = _people(data, out, workers)
-    records = [
-        record
-        for name in (evaluate.MODES if mode == "all" else (mode,))
-        for record in evaluate.loso(
-            people,
-            out / "folds",
-            mode=name,
-            seeds=[int(s) for s in seeds.split(",")],
-            fit_config=FitConfig(),
-            model_config=AccConfig(),
-            workers=workers,
-            say=_say,
-        )
-    ]
-    provenance = {"commit": _commit(), "command": f"affectd-train loso --seeds {seeds}", "packages": _versions()}
-    summary = evaluate.summarise(records, provenance)
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(summary, indent=1) + "\n")
-    print(table(summary))
+    Alone it uses every core; started by torchrun it shares the work with other processes and machines.
+    """
+    import msgspec
+
+    from train.config import read_config
+    from train.loso import Options
+    from train.loso import loso as run
+    from train.world import joined
+
+    say = Progress()
+    config = read_config(path)
+    if seeds:
+        config = msgspec.structs.replace(config, seeds=_seeds(seeds))
+    _refuse_no_processor(on)
+    with joined() as world:
+        if world.rank == 0:
+            people, hashes = _people(data_root(root, config.dataset), config, out, workers, say)
+        world.wait()
+        if world.rank:  # from the first one's cache, where the disk is shared; else prepared here as well
+            people, hashes = _people(data_root(root, config.dataset), config, out, workers, say)
+        limit = float("inf") if minutes is None else minutes
+        options = Options(workers, on, parallel, limit, tensorboard)
+        about = {
+            "commit": _commit(),
+            "command": f"affectd-train loso --config {path}",
+            "versions": _versions(),
+            "data": hashes,
+        }
+        complete = run(people, config, out, options=options, world=world, provenance=about, say=say)
+    print(f"{config.task}: folds are in {out / 'folds'}" + ("" if complete else "; some are left: run again"))
+    if not complete:
+        sys.exit(UNFINISHED)
 
 
 @command.command()
+@config_option
 @data_option
 @out_option
 @workers_option
+@click.option("--mode", type=click.Choice(["cold_start", "calibrated"]), default="cold_start", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def fit(data: Path | None, out: Path, workers: int, seed: int) -> None:
-    """Train the shipped network (cold start) on everyone but the demo's subject; write checkpoint and windows."""
+@click.option("--without", default="", help="Subjects to leave out, comma separated.")
+def fit(path: Path, root: Path | None, out: Path, workers: int, mode: str, seed: int, without: str) -> None:
+    """Train one network on everyone; write its checkpoint and the windows that quantization calibrates with."""
     import numpy as np
 
-    from device.pipeline.spec import default_spec
-    from train.demo_data import DEMO_SUBJECT
-    from train.evaluate import assert_no_leak
-    from train.fit import FitConfig, config_record, fit, save_checkpoint
-    from train.models.acc import AccConfig
-    from train.prepare import LABELS, network_windows
+    from train.config import read_config
+    from train.data import datasets
+    from train.evaluate import Fold, Material
+    from train.fit import config_record, save_checkpoint
 
-    people = _people(data, out, workers)
-    spec = default_spec()
-    windows = network_windows(people, spec)
-    subjects = [p.subject for p in people if p.subject != DEMO_SUBJECT]
-    _say(f"fitting on {len(subjects)} people, without {DEMO_SUBJECT}")
-    config = FitConfig(epochs=12, every=2)
-    fitted = fit(windows, subjects, config, AccConfig(), seed)
-    assert_no_leak(fitted.train_subjects, [DEMO_SUBJECT], "the shipped network")
-    for row in fitted.history:
-        _say(f"epoch {row['epoch']}: loss {row['loss']:.4f}, inner loss {row['inner_loss']:.4f}")
+    say = Progress()
+    config = read_config(path)
+    people, _ = _people(data_root(root, config.dataset), config, out, workers, say)
+    material = Material(people, config, mode)
+    kept = set(without.split(",")) - {""}
+    if unknown := sorted(kept - set(material.subjects)):
+        raise click.BadParameter(f"{unknown[0]} is not among {', '.join(material.subjects)}", param_hint="--without")
+    if kept == set(material.subjects):
+        raise click.BadParameter("it leaves nobody to train on", param_hint="--without")
+    fold = Fold(",".join(sorted(kept)), tuple(s for s in material.subjects if s not in kept))
+    say(f"choosing the window on {len(fold.train)} people" + (f", without {fold.test}" if kept else ""))
+    choice = material.choose(fold)
+    say(f"{choice.window_s:g} s with {choice.eda_context_s:g} s of EDA: {choice.scores}")
+    fitted = material.network(
+        "acc", fold, choice, seed, on_epoch=lambda row: say(f"epoch {row['epoch']:g}: loss {row['loss']:.4f}")
+    )
+    entry, surrogate = datasets.get(config.dataset), any(material.surrogate.values())
+    about = {"name": entry.name, "licence": entry.licence, "url": entry.url}
     provenance = {
-        "name": "acc-stress-predict",
-        "task": "rest against stress task",
+        "name": f"acc-{config.dataset}",
+        "task": config.task,
         "train_subjects": list(fitted.train_subjects),
-        "test_subjects": [DEMO_SUBJECT],
-        "datasets": [{**DATA_SETS, "subjects": len(subjects), "surrogate_ecg": True}],
+        "test_subjects": sorted(kept),
+        "datasets": [{**about, "subjects": len(fold.train), "surrogate_ecg": surrogate}],
         "seeds": [seed],
         "commit": _commit(),
-        "command": f"affectd-train fit --seed {seed}",
+        "command": f"affectd-train fit --config {path} --mode {mode} --seed {seed}"
+        + (f" --without {fold.test}" if kept else ""),
         "packages": _versions(),
-        "epoch": fitted.epoch,
-        **config_record(config, AccConfig()),
+        "choice": choice.scores,
+        **config_record(config.fit_config(), fitted.model.config),
     }
-    save_checkpoint(out / "acc.pt", fitted.model, spec, LABELS, provenance)
+    spec, windows = material.spec(choice.candidate), material.windows(choice.candidate)
+    save_checkpoint(out / "acc.pt", fitted.model, spec, material.task.labels, provenance)
     np.savez(
         out / "windows.npz",
         ecg=windows.ecg, eda=windows.eda, present=windows.present, label=windows.label, subject=windows.subject,
     )  # fmt: skip
-    print(f"{out / 'acc.pt'}: epoch {fitted.epoch}; windows for quantization in {out / 'windows.npz'}")
+    print(f"{out / 'acc.pt'}: trained; windows for quantization in {out / 'windows.npz'}")
 
 
 @command.command("demo-data")
 @data_option
 @click.option("--to", type=click.Path(path_type=Path), default=HERE.parent / "device" / "demo" / "data")
-def demo_data(data: Path | None, to: Path) -> None:
+def demo_data(root: Path | None, to: Path) -> None:
     """Write the held-out subject (surrogate ECG, real EDA, task times) as the demo's files."""
     from train.demo_data import write_demo_subject
 
-    for path in write_demo_subject(_stress_predict(data), to):
+    for path in write_demo_subject(data_root(root, "stress-predict"), to):
         print(f"{path}: {path.stat().st_size} bytes")
-
-
-@command.command()
-@click.argument("results", type=click.Path(path_type=Path))
-def report(results: Path) -> None:
-    """Print a results file as a Markdown table."""
-    from train.report import read_records, table
-
-    print(table(read_records(results)))
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point."""
     try:
-        command(args, prog_name="affectd-train")
+        code = command(args, prog_name="affectd-train", standalone_mode=False)
     except (TrainError, PipelineError, OSError) as error:
-        print(f"affectd-train: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        _fail(str(error), BAD_INPUT)
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else "affectd-train"
+        _fail(f"{error.format_message().rstrip('.')}; see `{place} --help`", BAD_INPUT)
+    except click.ClickException as error:
+        _fail(error.format_message(), BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; what is done is on disk, run again to go on", INTERRUPTED)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"affectd-train: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 TrainError
 +-- DataError         a data set on disk is not what its published layout says; carries file, place and remedy
++-- TaskError         a task that is not known or contradicts itself; carries the task and the reason
++-- ConfigError       a configuration that cannot be used; carries file, place and remedy
 +-- PrepareError      a Recording that cannot become windows; carries the subject and the reason
 +-- CheckpointError   a checkpoint that cannot be used; carries file, place and remedy
 +-- LeakError         something of a test subject reached training; carries what and where
@@ -36,6 +38,19 @@ class CheckpointError(_FileError):
 
 class ResultError(_FileError):
     """A results file that cannot be read."""
+
+
+class ConfigError(_FileError):
+    """A configuration that cannot be used."""
+
+
+class TaskError(TrainError):
+    """A task that cannot be asked."""
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.task = task
+        self.reason = reason
+        super().__init__(f"task {task!r}: {reason}")
 
 
 class PrepareError(TrainError):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.pipeline.errors import PipelineError
+from device.pipeline.features import OF, columns, features
 from device.pipeline.spec import MODALITIES, ChannelSpec, SignalSpec
 from device.pipeline.types import Floats, Window
 
@@ -26,20 +27,26 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Channel name to resting median, in the channel's units."""
     n_windows: int = 0
     """Windows it was taken from."""
+    features: dict[str, float] = {}
+    """Feature name to its mean over the resting windows; for models that read features."""
 
 
 def baseline_of(windows: Sequence[Window], spec: SignalSpec) -> Baseline:
-    """Resting median of every channel over windows recorded at rest.
+    """Resting median of every channel, and mean of every feature, over windows recorded at rest.
 
     Raises PipelineError where a modality has no window of sufficient quality.
     """
     samples: dict[str, Floats] = {}
+    rest: dict[str, float] = {}
     for modality in MODALITIES:
-        good = [w.data[modality] for w in windows if modality in w.data and w.quality[modality].sqi >= spec.sqi_min]
+        usable = [w for w in windows if modality in w.data and w.quality[modality].sqi >= spec.sqi_min]
+        good = [w.data[modality][-spec.n_window(modality) :] for w in usable]
         if not good:
             raise PipelineError(f"baseline: no window of usable {modality}; check the sensor and rest once more")
         samples[modality] = np.concatenate(good)
-    return baseline_from(samples, spec, len(windows))
+        table = np.array([features({modality: w.data[modality]}, spec)[columns(modality)] for w in usable])
+        rest.update(zip(OF[modality], table.mean(axis=0).tolist(), strict=True))
+    return msgspec.structs.replace(baseline_from(samples, spec, len(windows)), features=rest)
 
 
 def baseline_from(samples: Mapping[str, Floats] | Mapping[str, Floats32], spec: SignalSpec, n_windows: int) -> Baseline:

@@ -59,6 +59,9 @@ class EdaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warmup_s: float
     """Filter output marked invalid after a start or a gap, s."""
     channels: tuple[ChannelSpec, ...]
+    context_s: float
+    """The network reads this much EDA, ending where the window ends, and never less than the window (0: just that): a
+    change of the slow level shows only against what was before. Beyond a start or a gap the oldest sample stands."""
 
 
 class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,8 +82,17 @@ class SignalSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check(self)
 
     def n_times(self, modality: str) -> int:
+        """Samples of a modality that the network reads: the window and, for EDA, the context before it."""
+        return self.n_window(modality) + self.n_context(modality)
+
+    def n_window(self, modality: str) -> int:
         """Samples of one window of a modality."""
         return round(self.window_s * self.of(modality).sfreq)
+
+    def n_context(self, modality: str) -> int:
+        """Samples before the window that come with it."""
+        more_s = self.eda.context_s - self.window_s if modality == "eda" else 0.0
+        return max(0, round(more_s * self.of(modality).sfreq))
 
     def of(self, modality: str) -> EcgSpec | EdaSpec:
         """The modality's own part."""
@@ -108,13 +120,16 @@ def _check(spec: SignalSpec) -> None:
         names = spec.ch_names(modality)
         if names != CHANNELS[modality]:
             raise SpecError(f"{modality}.channels", f"{names} where the pipeline makes {CHANNELS[modality]}")
-        for name, seconds in (("window_s", spec.window_s), ("stride_s", spec.stride_s)):
+        lengths = {"window_s": spec.window_s, "stride_s": spec.stride_s}
+        for name, seconds in lengths.items():
             if seconds <= 0 or (seconds * part.sfreq) % 1:
                 raise SpecError(name, f"{seconds} s is not a whole, positive number of samples at {part.sfreq} Hz")
         if any(channel.scale <= 0 or channel.knee < 0 for channel in part.channels):
             raise SpecError(f"{modality}.channels", "scale must be > 0 and knee >= 0")
         if part.order < 1 or part.warmup_s < 0:
             raise SpecError(modality, "order must be >= 1 and warmup_s >= 0")
+    if spec.eda.context_s < 0 or (spec.eda.context_s * spec.eda.sfreq) % 1:
+        raise SpecError("eda.context_s", f"{spec.eda.context_s} s is not a whole number of samples, 0 or more")
     if not 0 < spec.ecg.highpass_hz < spec.ecg.lowpass_hz < spec.ecg.sfreq / 2:
         raise SpecError("ecg", "0 < highpass_hz < lowpass_hz < sfreq / 2 does not hold")
     if not 0 < spec.eda.tonic_hz < spec.eda.lowpass_hz < spec.eda.sfreq / 2:
@@ -154,6 +169,7 @@ def default_spec(*, calibrated: bool = False) -> SignalSpec:
                 ChannelSpec("tonic", "uS", 0.05, 3.5, 0.7, mode),
                 ChannelSpec("phasic", "uS", 0.02, 0.0, 1.0, "fixed"),
             ),
+            context_s=0.0,
         ),
         window_s=60.0,
         stride_s=5.0,

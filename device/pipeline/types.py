@@ -93,7 +93,7 @@ class Window:
     start: float
     """Host time of the window's start in s."""
     data: Mapping[str, Floats]
-    """Per modality that covers the whole window: (n_times, n_chans) at the model's rate."""
+    """Per modality that covers the whole window: (n_times, n_chans) at the model's rate, EDA with its context."""
     quality: Mapping[str, Quality]
     """Per modality in ``data``."""
     missing: Mapping[str, str] = field(default_factory=dict)

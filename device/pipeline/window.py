@@ -1,6 +1,6 @@
 """Cuts windows on the host-time grid and joins the modalities; names with its reason a modality that is missing.
 
-Knows nothing of filters or of the network. No window spans a gap.
+Knows nothing of filters or of the network. No window spans a gap; the context before a window ends at one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from device.pipeline.spec import SignalSpec
-from device.pipeline.types import Chunk, Floats, Quality, Window
+from device.pipeline.types import Bools, Chunk, Floats, Quality, Window
 
 SETTLE_S = 10.0
 """Beyond the filter's own warm-up, the longest time granted to the heart rate to find its first beats, s."""
@@ -44,6 +44,12 @@ class _Segment:
     def settled(self) -> int:
         """First sample a window may begin with."""
         return self.settled_at_last if self.ready is None else min(self.ready, self.settled_at_last)
+
+    def between(self, start: int, stop: int) -> tuple[Floats, Bools]:
+        """Data (n_times, n_chans) and validity (n_times,) of a stretch that lies inside."""
+        chunks = [c for c in self.chunks if c.start < stop and start < c.stop]
+        inside = slice(start - chunks[0].start, stop - chunks[0].start)
+        return np.concatenate([c.data for c in chunks])[inside], np.concatenate([c.valid for c in chunks])[inside]
 
     def drop_before(self, index: int) -> None:
         while self.chunks and self.chunks[0].stop <= index:
@@ -99,7 +105,7 @@ class Joiner:
 
     def _span(self, modality: str, index: int) -> tuple[int, int]:
         start = round(index * self.spec.stride_s * self.spec.of(modality).sfreq)
-        return start, start + self.spec.n_times(modality)
+        return start, start + self.spec.n_window(modality)
 
     def _is_touched(self, index: int) -> bool:
         """Whether any sensor was there at all; silence of all of them makes no windows."""
@@ -132,18 +138,26 @@ class Joiner:
 
     def _cut(self, segment: _Segment, modality: str, start: int, stop: int) -> tuple[Floats, Quality]:
         """Data and quality of a covered window; a sample that may not be used makes the quality 0."""
-        chunks = [c for c in segment.chunks if c.start < stop and start < c.stop]
-        inside = slice(start - chunks[0].start, stop - chunks[0].start)
-        data = np.concatenate([c.data for c in chunks])[inside]
+        data, valid = segment.between(start, stop)
         quality = self._quality[modality](data, self.spec.of(modality).sfreq)
-        if not np.concatenate([c.valid for c in chunks])[inside].all():
+        if not valid.all():
             quality = Quality(0.0, quality.problems or ("saturated",))
-        return data, quality
+        n_context = self.spec.n_context(modality)
+        return (np.concatenate([_context(segment, start, n_context), data]) if n_context else data), quality
 
     def _drop_before(self, index: int) -> None:
         for modality, segments in self._segments.items():
             start, _ = self._span(modality, index)
             for segment in segments:
-                segment.drop_before(start)
+                segment.drop_before(start - self.spec.n_context(modality))
             if segments:
                 self._segments[modality] = [s for s in segments[:-1] if s.stop > start] + segments[-1:]
+
+
+def _context(segment: _Segment, stop: int, n_times: int) -> Floats:
+    """(n_times, n_chans) before ``stop``; the oldest usable sample also stands for all that came before it."""
+    start = max(segment.settled, stop - n_times)
+    data, valid = segment.between(start, stop + 1)  # one sample of the window, in case nothing is known before it
+    unusable = np.flatnonzero(~valid[:-1])
+    data = data[unusable[-1] + 1 :] if len(unusable) else data
+    return np.concatenate([np.repeat(data[:1], n_times + 1 - len(data), axis=0), data[:-1]])

@@ -9,7 +9,9 @@ Knows nothing of ECG. It prepares a data set offline and looks at the whole reco
    out.
 4. An interval is kept where the pulses at both its ends look like those around them or the E4 confirms it, and where
    it does not jump against its neighbours. All else is bridged: as many beats as the neighbouring period asks for,
-   intervals changing evenly. Bridged heart rate is about right, bridged heart rate variability is not.
+   intervals changing evenly but for a variability borrowed from the same person's measured beats of other times.
+   Bridged heart rate is about right; bridged variability is typical of the person and says nothing of the moment. (A
+   smooth bridge would say something: movement makes bridges, and movement goes with tasks.)
 """
 
 from __future__ import annotations
@@ -285,25 +287,44 @@ def jumps(rr: Floats, good: Bools) -> Bools:
 
 
 def bridge(times: Floats, good: Bools, start: float, stop: float) -> Beats:
-    """Keep the good intervals; fill all other time from ``start`` to ``stop`` with evenly changing ones, flagged.
+    """Keep the good intervals; fill all other time from ``start`` to ``stop``, flagged.
 
     ``times`` (n,) s, ``good`` (n - 1,). The beats at both ends of a good interval stay where they are.
     """
     edges = np.flatnonzero(np.diff(good.astype(int), prepend=0, append=0))
     runs = list(zip(edges[::2], edges[1::2], strict=True))
     rr = np.diff(times)
+    borrowed = _Variability(rr[good])
     pieces: list[Floats] = []
     flags: list[Bools] = []
     for k, (a, b) in enumerate(runs):
-        before = (times[runs[k - 1][1]], _level(rr, good, runs[k - 1][1] - 1)) if k else None
-        filled = _filled(before, (times[a], _level(rr, good, a)), start)
+        if k:
+            before = (times[runs[k - 1][1]], _level(rr, good, runs[k - 1][1] - 1))
+            filled = _between(before, (times[a], _level(rr, good, a)), borrowed)
+        else:
+            filled = times[a] - _away(times[a] - start, _level(rr, good, a), borrowed)[::-1]
         pieces += [filled, times[a : b + 1]]
         # One interval follows each beat put in, and one more leads from the run before to the first of them.
         flags += [np.ones(len(filled) + (k > 0), bool), np.zeros(b - a, bool)]
     last, period = times[runs[-1][1]], _level(rr, good, runs[-1][1] - 1)
-    pieces.append(np.arange(1, int((stop - last) / period) + 1) * period + last)
+    pieces.append(last + _away(stop - last, period, borrowed))
     flags.append(np.ones(len(pieces[-1]), bool))
     return Beats(np.concatenate(pieces), np.concatenate(flags))
+
+
+class _Variability:
+    """Relative deviations of a person's measured intervals from those around them, given out in their own order."""
+
+    def __init__(self, rr: Floats) -> None:
+        around = ndimage.median_filter(rr, min(JUMP_NEIGHBOURS, len(rr)), mode="nearest")
+        self._deviations = np.clip(rr / around - 1.0, -MAX_JUMP, MAX_JUMP)
+        self._next = len(rr) // 2
+
+    def take(self, n: int) -> Floats:
+        """(n,) factors around 1."""
+        at = (self._next + np.arange(n)) % len(self._deviations)
+        self._next += n
+        return 1.0 + self._deviations[at]
 
 
 def _level(rr: Floats, good: Bools, at: int) -> float:
@@ -312,12 +333,15 @@ def _level(rr: Floats, good: Bools, at: int) -> float:
     return float(np.median(rr[near][good[near]]))
 
 
-def _filled(before: tuple[float, float] | None, after: tuple[float, float], start: float) -> Floats:
-    """Beats strictly between two (time, interval) ends; from ``start`` where there is none before."""
-    if before is None:
-        n = int((after[0] - start) / after[1])
-        return after[0] - after[1] * np.arange(n, 0, -1)
+def _between(before: tuple[float, float], after: tuple[float, float], borrowed: _Variability) -> Floats:
+    """Beats strictly between two (time, interval) ends."""
     span = after[0] - before[0]
     n = max(1, round(span / ((before[1] + after[1]) / 2)))
-    steps = np.linspace(before[1], after[1], n)
+    steps = np.linspace(before[1], after[1], n) * borrowed.take(n)
     return before[0] + np.cumsum(steps)[:-1] * (span / steps.sum())
+
+
+def _away(span: float, period: float, borrowed: _Variability) -> Floats:
+    """Distances, below ``span``, of the beats that follow an end at about one ``period`` each."""
+    steps = np.cumsum(period * borrowed.take(int(span / period) + 1))
+    return steps[steps <= span]

@@ -26,6 +26,8 @@ class Annotation:
     duration: float
     """s."""
     description: str
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    """What was said of this stretch, e.g. ``{"arousal": 6.5}``, on the data set's own scale."""
 
     @property
     def stop(self) -> float:
@@ -38,7 +40,7 @@ class Signal:
     """One modality as the sensor gave it, at its own rate."""
 
     data: Floats
-    """(n_times, n_chans)."""
+    """(n_times, n_chans); NaN where there is no sample: a gap."""
     sfreq: float
     """Hz, or IRREGULAR_RATE."""
     units: str

@@ -1,15 +1,19 @@
 """Attentive cross-modal connections (ACC): one CNN per modality, linked by gated messages between their stages.
 
 Knows nothing of training, of data sets or of quantization; every layer in it converts to int8.
+
+Both branches reach one rate after the first stage and keep it, so that sample k from the end of one is the same moment
+as sample k from the end of the other: EDA may be longer (its context), and a message covers the time both have.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from train.models.blocks import Connection, ConvBlock
 
@@ -17,16 +21,15 @@ MODALITIES = ("ecg", "eda")
 DIRECTIONS = ("ecg->eda", "eda->ecg")
 N_CHANS = 2
 """Input channels of each modality: ecg and hr, tonic and phasic."""
-N_TIMES = {"ecg": 7680, "eda": 240}
-"""Samples of a 60 s window at 128 and 4 Hz."""
-ECG_STEM = (16, 8)
-"""Kernel and stride of the ECG stem: 125 ms spans a QRS complex; 62 ms steps keep every beat apart."""
-ECG_FIRST = (8, 4)
-"""Kernel and stride of ECG stage 0: together with the stem 7680 / 32 = 240 steps, EDA's own number."""
-EDA_FIRST = (7, 1)
-"""Kernel and stride of EDA stage 0: 1.75 s, the rise of a skin conductance response, at full rate."""
-LATER = (8, 4)
-"""Kernel and stride of every later stage of both branches: 240 -> 60 -> 15 steps."""
+ECG_STEM = (32, 16)
+"""Kernel and stride of the ECG stem at 128 Hz: 250 ms spans a QRS and its neighbourhood; steps of 125 ms keep every
+beat apart."""
+ECG_FIRST = (16, 8)
+"""Kernel and stride of ECG stage 0: 2 s, two beats, at 128 / 16 / 8 = 1 step/s, EDA's own rate there."""
+EDA_FIRST = (8, 4)
+"""Kernel and stride of EDA stage 0 at 4 Hz: 2 s, the rise of a skin conductance response, at 1 step/s."""
+LATER = ((8, 4), (3, 1))
+"""Kernel and stride of stages 1 and 2 of both branches: 0.25 steps/s, then the same once more."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +38,43 @@ class AccConfig:
 
     n_outputs: int = 2
     """Classes."""
-    stem: int = 16
+    ecg_times: int = 7680
+    """Samples of ECG that it reads: 60 s at 128 Hz."""
+    eda_times: int = 1200
+    """Samples of EDA that it reads: 300 s at 4 Hz, the window and the context before it; no shorter than ECG's time."""
+    modalities: tuple[str, ...] = MODALITIES
+    """Branches there are; with one alone the other input is not looked at."""
+    stem: int = 12
     """Channels of the ECG stem."""
-    widths: tuple[int, ...] = (24, 32, 48)
+    widths: tuple[int, ...] = (16, 24, 32)
     """Channels after each stage, the same for both branches."""
-    stages: tuple[int, ...] = (0, 1)
+    stages: tuple[int, ...] = (1, 2)
     """Stages after which the branches are connected; () for two branches that never meet before the head."""
     directions: tuple[str, ...] = DIRECTIONS
     """Which way messages go."""
-    attention: bool = True
-    """Whether a message is scaled by its gate."""
+    attention: Literal["gate", "channel", "none"] = "gate"
+    """What scales a message: a gate for every moment, one for the whole window (squeeze-excite), or nothing."""
     hidden: int = 32
     """Units of the head's hidden layer."""
     dropout: float = 0.3
     """Dropout before each of the head's two layers, in training only."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
+        for name in ("modalities", "widths", "directions"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
-        object.__setattr__(self, "directions", tuple(self.directions))
-        if not 1 <= len(self.widths) <= 3:
-            raise ValueError(f"widths {self.widths}: one to three stages (240, 60, 15 steps)")
+        if not 1 <= len(self.widths) <= 1 + len(LATER):
+            raise ValueError(f"widths {self.widths}: one to {1 + len(LATER)} stages")
         if any(not 0 <= stage < len(self.widths) for stage in self.stages):
             raise ValueError(f"stages {self.stages} where the network has stages 0..{len(self.widths) - 1}")
         if not set(self.directions) <= set(DIRECTIONS):
             raise ValueError(f"directions {self.directions} are not among {DIRECTIONS}")
+        if not self.modalities or not set(self.modalities) <= set(MODALITIES):
+            raise ValueError(f"modalities {self.modalities} are not among {MODALITIES}")
+        if self.attention not in ("gate", "channel", "none"):
+            raise ValueError(f"attention {self.attention!r} is none of gate, channel, none")
+        if self.eda_times * 32 < self.ecg_times:
+            raise ValueError(f"{self.eda_times} samples of EDA are shorter than {self.ecg_times} of ECG")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, as a checkpoint holds them."""
@@ -67,17 +82,15 @@ class AccConfig:
 
 
 def _branch(modality: str, config: AccConfig) -> nn.ModuleList:
-    """The stages of one modality's CNN, all branches equally long in time after each of them."""
-    stages = nn.ModuleList()
-    for index, width in enumerate(config.widths):
-        if index:
-            stages.append(ConvBlock(config.widths[index - 1], width, *LATER))
-        elif modality == "ecg":
-            stem = ConvBlock(N_CHANS, config.stem, *ECG_STEM)
-            stages.append(nn.Sequential(stem, ConvBlock(config.stem, width, *ECG_FIRST)))
-        else:
-            stages.append(ConvBlock(N_CHANS, width, *EDA_FIRST))
-    return stages
+    """The stages of one modality's CNN."""
+    first = config.widths[0]
+    if modality == "ecg":
+        stem = ConvBlock(N_CHANS, config.stem, *ECG_STEM)
+        stages = [nn.Sequential(stem, ConvBlock(config.stem, first, *ECG_FIRST))]
+    else:
+        stages = [ConvBlock(N_CHANS, first, *EDA_FIRST)]
+    pairs = zip(config.widths, config.widths[1:], LATER, strict=False)
+    return nn.ModuleList([*stages, *(ConvBlock(a, b, *shape) for a, b, shape in pairs)])
 
 
 class ACC(nn.Module):
@@ -86,45 +99,70 @@ class ACC(nn.Module):
     def __init__(self, config: AccConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or AccConfig()
-        self.ecg = _branch("ecg", config)
-        self.eda = _branch("eda", config)
+        self.branches = nn.ModuleDict({m: _branch(m, config) for m in config.modalities})
         self.connections = nn.ModuleDict()
-        for stage in config.stages:
-            for direction in config.directions:
-                width = config.widths[stage]
-                self.connections[_key(stage, direction)] = Connection(width, width, attention=config.attention)
+        if set(config.modalities) == set(MODALITIES):
+            for stage in config.stages:
+                for direction in config.directions:
+                    width = config.widths[stage]
+                    self.connections[_key(stage, direction)] = Connection(width, width, attention=config.attention)
+        parts = sum(1 if m == "ecg" else 2 for m in config.modalities)
         self.head = nn.Sequential(
             nn.Dropout(config.dropout),
-            nn.Linear(2 * config.widths[-1], config.hidden),
+            nn.Linear(parts * config.widths[-1], config.hidden),
             nn.ReLU(),
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden, config.n_outputs),
         )
 
     def features(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> Tensor:
-        """Pooled features (N, 2 * width), ECG's then EDA's; an absent modality's half is zero."""
-        masks = {"ecg": mask[:, 0:1].reshape(-1, 1, 1, 1), "eda": mask[:, 1:2].reshape(-1, 1, 1, 1)}
-        for stage in range(len(self.config.widths)):
-            ecg, eda = self.ecg[stage](ecg), self.eda[stage](eda)
-            ecg, eda = self._connected(stage, ecg, eda, masks)
-        pooled = [x.mean(dim=3, keepdim=True) * masks[m] for m, x in (("ecg", ecg), ("eda", eda))]
-        return torch.cat(pooled, dim=1).flatten(1)
+        """Pooled features (N, parts * width): ECG's window, EDA's window, EDA's window and context; absent ones zero.
 
-    def _connected(self, stage: int, ecg: Tensor, eda: Tensor, masks: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        The means of now and of the whole let the head see a person's change without knowing his level.
+        """
+        inputs = {"ecg": ecg, "eda": eda}
+        x = {m: inputs[m] for m in self.config.modalities}
+        masks = {m: mask[:, i : i + 1].reshape(-1, 1, 1, 1) for i, m in enumerate(MODALITIES)}
+        for stage in range(len(self.config.widths)):
+            x = self._connected(stage, {m: self.branches[m][stage](x[m]) for m in x}, masks)
+        pooled = [(x["ecg"], "ecg")] if "ecg" in x else []
+        if "eda" in x:
+            pooled += [(_last(x["eda"], self._window_steps()), "eda"), (x["eda"], "eda")]
+        means = [part.mean(dim=3, keepdim=True) * masks[m] for part, m in pooled]
+        return torch.cat(means, dim=1).flatten(1)
+
+    def _window_steps(self) -> int:
+        """Steps of the window itself after the last stage."""
+        steps = self.config.ecg_times // (ECG_STEM[1] * ECG_FIRST[1])
+        for _, stride in LATER[: len(self.config.widths) - 1]:
+            steps //= stride
+        return steps
+
+    def _connected(self, stage: int, x: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Both branches' features after the messages of one stage, each made from the features before any message."""
-        to_eda, to_ecg = _key(stage, "ecg->eda"), _key(stage, "eda->ecg")
-        new_eda = eda + self.connections[to_eda](ecg, masks["ecg"]) if to_eda in self.connections else eda
-        new_ecg = ecg + self.connections[to_ecg](eda, masks["eda"]) if to_ecg in self.connections else ecg
-        return new_ecg, new_eda
+        out = dict(x)
+        for direction in DIRECTIONS:
+            key = _key(stage, direction)
+            if key in self.connections:
+                source, target = direction.split("->")
+                n_source, n_target = x[source].shape[3], x[target].shape[3]
+                message = self.connections[key](_last(x[source], min(n_source, n_target)), masks[source])
+                out[target] = out[target] + functional.pad(message, (n_target - message.shape[3], 0))
+        return out
 
     def forward(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> Tensor:
-        """Logits (N, n_outputs) from ecg (N, 2, 1, 7680), eda (N, 2, 1, 240) and mask (N, 2), 1 present, 0 absent.
+        """Logits (N, n_outputs) from ecg (N, 2, 1, ecg_times), eda (N, 2, 1, eda_times) and mask (N, 2).
 
-        The mask's order is ecg, eda. Inputs are scaled and clipped by ``device.pipeline.model_input``; what stands in
-        an absent modality's array has no influence (it must be finite).
+        The mask is 1 where present, 0 where absent, in the order ecg, eda. Inputs are scaled and clipped by
+        ``device.pipeline.model_input``; what stands in an absent modality's array has no influence (it must be finite).
         """
         logits: Tensor = self.head(self.features(ecg, eda, mask))
         return logits
+
+
+def _last(x: Tensor, steps: int) -> Tensor:
+    """The end of (N, n, 1, T)."""
+    return x if steps == x.shape[3] else x[:, :, :, x.shape[3] - steps :]
 
 
 def _key(stage: int, direction: str) -> str:
@@ -151,13 +189,13 @@ def count_macs(model: ACC) -> int:
     handles = [m.register_forward_hook(count) for m in model.modules()]
     try:
         with torch.no_grad():
-            model.eval()(*example_inputs(1))
+            model.eval()(*example_inputs(model.config))
     finally:
         for handle in handles:
             handle.remove()
     return total
 
 
-def example_inputs(n: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def example_inputs(config: AccConfig, n: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Zeros in the shapes of :meth:`ACC.forward`, both modalities present."""
-    return torch.zeros(n, N_CHANS, 1, N_TIMES["ecg"]), torch.zeros(n, N_CHANS, 1, N_TIMES["eda"]), torch.ones(n, 2)
+    return torch.zeros(n, N_CHANS, 1, config.ecg_times), torch.zeros(n, N_CHANS, 1, config.eda_times), torch.ones(n, 2)

@@ -32,20 +32,22 @@ class ConvBlock(nn.Sequential):
 class Connection(nn.Module):
     """One cross-modal connection: a message from the source's features to the target's, scaled by attention.
 
-    ``message = source_mask * projection(source) * sigmoid(gate(source))``, both 1x1 convolutions; without attention
-    the gate is left out. Source and target have the same length in time by the network's design, so nothing is
-    resampled. The shared, gated intermediate representation is Bhatti et al. 2021 (arXiv 2108.02241), read as
-    "project, gate, add"; the exact form of the gate is a free choice.
+    ``message = source_mask * projection(source) * sigmoid(gate(source))``, both 1x1 convolutions. Attention ``gate``
+    looks at every moment by itself, ``channel`` at the source's mean over time (squeeze-excite, Hu et al. 2018, arXiv
+    1709.01507), ``none`` leaves the gate out. The shared, gated intermediate representation is Bhatti et al. 2021
+    (arXiv 2108.02241), read as "project, gate, add"; the exact form of the gate is a free choice.
     """
 
-    def __init__(self, n_source: int, n_target: int, *, attention: bool) -> None:
+    def __init__(self, n_source: int, n_target: int, *, attention: str) -> None:
         super().__init__()
         self.projection = nn.Sequential(nn.Conv2d(n_source, n_target, (1, 1), bias=False), nn.BatchNorm2d(n_target))
-        self.gate = nn.Conv2d(n_source, n_target, (1, 1)) if attention else None
+        self.gate = None if attention == "none" else nn.Conv2d(n_source, n_target, (1, 1))
+        self.pooled = attention == "channel"
 
     def forward(self, source: Tensor, source_mask: Tensor) -> Tensor:
         """Message (N, n_target, 1, T) from source (N, n_source, 1, T) and its mask (N, 1, 1, 1)."""
         message: Tensor = self.projection(source)
         if self.gate is not None:
-            message = message * torch.sigmoid(self.gate(source))
+            seen = source.mean(dim=3, keepdim=True) if self.pooled else source
+            message = message * torch.sigmoid(self.gate(seen))
         return message * source_mask

@@ -1,0 +1,359 @@
+"""Runs a whole evaluation: folds shared out over processes and machines, every result on disk as soon as it is there.
+
+Knows nothing of networks or of tables. Interrupt it at will; run again, it goes on where it was: a fold file is taken
+as it is when everything it depends on (windows, code, configuration) is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from train.config import Config
+from train.data import datasets
+from train.errors import PrepareError
+from train.evaluate import Fold, Material, assert_no_leak, folds, run_fold
+from train.fit import config_record, save_checkpoint
+from train.models.acc import AccConfig
+from train.prepare import Prepared
+from train.select import Choice
+from train.world import ALONE, World
+
+HERE = Path(__file__).parent
+SHAPING = (
+    "augment.py", "evaluate.py", "fit.py", "select.py", "systems.py", "tasks.py", "windows.py", "models/acc.py",
+    "models/blocks.py", "metrics.py", "../device/pipeline/model_input.py", "../device/pipeline/spec.py",
+)  # fmt: skip
+"""Files that every fold's figures depend on, beside the prepared windows."""
+SHAPING_CLASSICAL = ("models/classical.py", "../device/pipeline/features.py")
+"""Files that only classical systems' figures depend on."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of one evaluation lie."""
+
+    out: Path
+    config: Config
+
+    def fold(self, mode: str, system: str, subject: str, seed: int, suffix: str = ".json") -> Path:
+        """Result of one system on one subject."""
+        return self._of(mode) / system / f"{_plain(subject)}-{seed}{suffix}"
+
+    def choice(self, mode: str, subject: str) -> Path:
+        """What was chosen inside a fold."""
+        return self.out / "choices" / self.config.dataset / _plain(self.config.task) / mode / f"{_plain(subject)}.json"
+
+    def board(self, mode: str, system: str, subject: str, seed: int) -> Path:
+        """Tensorboard's folder of one fit."""
+        parts = (self.config.dataset, _plain(self.config.task), mode, system, f"{_plain(subject)}-{seed}")
+        return self.out.joinpath("tensorboard", *parts)
+
+    def _of(self, mode: str) -> Path:
+        return self.out / "folds" / self.config.dataset / _plain(self.config.task) / mode
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, none of which changes a figure."""
+
+    workers: int = 2
+    """Processes on this machine."""
+    on: str = "cpu"
+    """torch's name of the processor that fits networks."""
+    parallel: str = "folds"
+    """In a world of several: ``folds`` shares out subjects, ``data`` the windows of every batch."""
+    minutes: float = float("inf")
+    """After this no new fold is begun."""
+    tensorboard: bool = False
+    keep_networks: tuple[str, ...] = ("acc",)
+    """Systems whose network of the first seed is kept beside its result."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What the workers share by forking."""
+
+    material: Material
+    places: Places
+    keys: Mapping[bool, str]
+    """Whether a system is classical -> hash of all its figures depend on."""
+    provenance: Mapping[str, Any]
+    options: Options
+    world: World
+    deadline: float
+
+    def key(self, system: str) -> str:
+        """Hash of everything that a system's figures depend on beside its subject and seed."""
+        return self.keys[system.startswith("classical")]
+
+
+_work: _Work | None = None
+
+
+def loso(
+    people: Sequence[Prepared],
+    config: Config,
+    out: Path,
+    *,
+    options: Options | None = None,
+    world: World = ALONE,
+    provenance: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> bool:
+    """Every fold of every mode that is not yet there; whether all of this process's are now."""
+    global _work
+    if len({person.subject for person in people}) < 2:
+        raise PrepareError("of everyone", "fewer than two people have usable windows at rest", "data check says why")
+    options = options or Options()
+    deadline = time.monotonic() + 60 * options.minutes
+    complete = True
+    for mode in config.modes:
+        keys = {is_classical: key_of(people, config, mode, is_classical) for is_classical in (False, True)}
+        _work = _Work(
+            Material(people, config, mode), Places(out, config), keys, provenance or {}, options, world, deadline
+        )
+        complete &= _run_mode(_work, mode, say)
+        _work = None
+    world.wait()
+    return complete
+
+
+def _run_mode(work: _Work, mode: str, say: Callable[[str], None]) -> bool:
+    config, places = work.material.config, work.places
+    mine = folds(work.material.subjects)
+    if work.options.parallel == "folds":
+        mine = work.world.share(mine)
+    todo = [
+        (fold, seed, missing)
+        for seed in config.seeds
+        for fold in mine
+        if (missing := [s for s in config.systems if not _is_made(places.fold(mode, s, fold.test, seed), work.key(s))])
+    ]
+    todo = _fit_world(work).as_first(todo)
+    if not todo:
+        return True
+    say(f"{config.task}, {mode}: windows of {len(work.material.subjects)} people")
+    _make_material(work, any(s.startswith("classical") for _, _, systems in todo for s in systems))
+    wanted = {fold.test for fold, *_ in todo}
+    chosen = [fold for fold in mine if fold.test in wanted]
+    for done, line in enumerate(_mapped(work, _choose_one, [(fold,) for fold in chosen]), 1):
+        say(f"{config.task}, {mode}, inner choice {done}/{len(chosen)}: {line}")
+    begin, left = time.monotonic(), 0
+    for done, line in enumerate(_mapped(work, _run_one, todo), 1):
+        left += not line
+        rest = (time.monotonic() - begin) / done * (len(todo) - done)
+        about = f"{config.task}, {mode}, fold {done}/{len(todo)} (about {rest / 60:.0f} min more)"
+        say(f"{about}: {line or 'left for later'}")
+    return left == 0
+
+
+def _make_material(work: _Work, with_features: bool) -> None:
+    """Windows and features before forking, so that all workers share them."""
+    for candidate in work.material.config.inner.candidates:
+        work.material.windows((float(candidate[0]), float(candidate[1])))
+        if with_features:
+            work.material.features((float(candidate[0]), float(candidate[1])))
+
+
+def _mapped(work: _Work, job: Callable[..., str], jobs: Sequence[tuple[Any, ...]]) -> Iterator[str]:
+    """Results in order; in this process where one is enough or the processes must keep step."""
+    if work.options.workers == 1 or work.options.parallel == "data" or work.options.on != "cpu":
+        yield from (job(*args) for args in jobs)
+        return
+    with ProcessPoolExecutor(work.options.workers, mp_context=get_context("fork"), initializer=_one_thread) as pool:
+        yield from pool.map(job, *zip(*jobs, strict=True))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _choose_one(fold: Fold) -> str:
+    assert _work is not None
+    if _is_over(_work):
+        return f"{fold.test}: left for later"
+    choice = _choice(_work, fold)
+    return f"{fold.test}: {choice.window_s:g} s with {choice.eda_context_s:g} s of EDA"
+
+
+def _choice(work: _Work, fold: Fold) -> Choice:
+    """The fold's choice; raises LeakError where the test subject has a part in it or in what follows."""
+    choice = _fit_world(work).as_first(_own_choice(work, fold))
+    assert_no_leak((*choice.subjects, *fold.train), [fold.test], f"choice of the window, fold {fold.test}")
+    return choice
+
+
+def _own_choice(work: _Work, fold: Fold) -> Choice:
+    """From disk where it was made before from the same."""
+    path = work.places.choice(work.material.mode, fold.test)
+    if _is_made(path, work.key("acc")):
+        tree = json.loads(path.read_text())
+        tree.pop("key")
+        return Choice(**{**tree, "subjects": tuple(tree["subjects"])})
+    choice = work.material.choose(fold)
+    if work.world.rank == 0 or work.options.parallel == "folds":
+        write_json(path, {**asdict(choice), "key": work.key("acc")})
+    return choice
+
+
+def _run_one(fold: Fold, seed: int, systems: Sequence[str]) -> str:
+    """One subject and seed; what it gave, or nothing where time is over."""
+    work = _work
+    assert work is not None
+    if _is_over(work):
+        return ""
+    material, places = work.material, work.places
+    choice = _choice(work, fold)
+    figures = []
+    with _Board(places, material.mode, fold.test, seed, work.options.tensorboard) as board:
+        results = run_fold(
+            material, fold, choice, seed, systems, on=work.options.on, world=_fit_world(work), on_epoch=board.write
+        )
+        for system, masks, fitted in results:
+            if work.world.rank and work.options.parallel == "data":
+                continue
+            if fitted and system in work.options.keep_networks and seed == material.config.seeds[0]:
+                _keep(work, fold, choice, seed, system, fitted.model)
+            record = _record(work, fold, choice, seed, system, masks, fitted.history if fitted else ())
+            write_json(places.fold(material.mode, system, fold.test, seed), record)
+            figures.append(f"{system} {_accuracy(masks):.2f}")
+    return f"{fold.test}, seed {seed}: {', '.join(figures)}"
+
+
+def _is_over(work: _Work) -> bool:
+    """Whether time is over, by the first one's clock where all work on the same fold."""
+    return _fit_world(work).as_first(time.monotonic() > work.deadline)
+
+
+def _fit_world(work: _Work) -> World:
+    return work.world if work.options.parallel == "data" else ALONE
+
+
+def _accuracy(masks: Mapping[str, Any]) -> float:
+    """Share of right windows under the widest mask, for the progress line."""
+    if not masks:
+        return float("nan")
+    first = next(iter(masks.values()))
+    return float((np.argmax(first["probability"], axis=1) == np.array(first["label"])).mean())
+
+
+def _record(
+    work: _Work,
+    fold: Fold,
+    choice: Choice,
+    seed: int,
+    system: str,
+    masks: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+) -> dict[str, Any]:
+    material = work.material
+    base = AccConfig(**{**material.config.model, "n_outputs": len(material.task.labels)})
+    return {
+        "dataset": material.config.dataset,
+        "task": material.config.task,
+        "mode": material.mode,
+        "system": system,
+        "subject": fold.test,
+        "seed": seed,
+        "runtime": "float",
+        "labels": list(material.task.labels),
+        "surrogate_ecg": material.surrogate[fold.test],
+        "choice": {"window_s": choice.window_s, "eda_context_s": choice.eda_context_s, "scores": choice.scores},
+        "history": list(history),
+        "masks": masks,
+        "key": work.key(system),
+        "provenance": {**work.provenance, "config": config_record(material.config.fit_config(), base)},
+    }
+
+
+def _keep(work: _Work, fold: Fold, choice: Choice, seed: int, system: str, model: Any) -> None:
+    """The fold's network as a checkpoint, for what is asked of it later (its int8 file)."""
+    material = work.material
+    path = work.places.fold(material.mode, system, fold.test, seed, ".pt")
+    entry, said = datasets.get(material.config.dataset), work.provenance
+    learned = {"name": entry.name, "licence": entry.licence, "url": entry.url, "subjects": len(fold.train)}
+    about = {
+        "name": f"{system}-{material.config.dataset}",
+        "task": material.config.task,
+        "train_subjects": list(fold.train),
+        "test_subjects": [fold.test],
+        "datasets": [{**learned, "surrogate_ecg": any(material.surrogate[s] for s in fold.train)}],
+        "seeds": [seed],
+        "commit": said.get("commit", "unknown"),
+        "command": said.get("command", ""),
+        "packages": said.get("versions", {}),
+    }
+    save_checkpoint(path, model, material.spec(choice.candidate), material.task.labels, about)
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """A JSON file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(tree))
+    partial.replace(path)
+
+
+def _is_made(path: Path, key: str) -> bool:
+    """Whether a file is there and was made from the same."""
+    try:
+        return bool(json.loads(path.read_text())["key"] == key)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def key_of(people: Sequence[Prepared], config: Config, mode: str, is_classical: bool) -> str:
+    """Hash of everything a fold's figures depend on beside its subject, seed and system."""
+    shaping = {k: v for k, v in msgspec.to_builtins(config).items() if k not in ("seeds", "systems", "modes")}
+    digest = hashlib.sha256(json.dumps([mode, shaping], sort_keys=True).encode())
+    for person in people:
+        for value in vars(person).values():
+            digest.update(np.ascontiguousarray(value).tobytes())
+    for name in (*SHAPING, *(SHAPING_CLASSICAL if is_classical else ())):
+        digest.update((HERE / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Board:
+    """Curves of each fit for tensorboard, where they are wanted."""
+
+    def __init__(self, places: Places, mode: str, subject: str, seed: int, wanted: bool) -> None:
+        self._where = (places, mode, subject, seed)
+        self._wanted = wanted
+        self._writers: dict[str, Any] = {}
+
+    def __enter__(self) -> _Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, system: str, row: Mapping[str, float]) -> None:
+        """One epoch of a system's fit."""
+        if not self._wanted:
+            return
+        if system not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter  # seconds, and only where it is wanted
+
+            places, mode, subject, seed = self._where
+            self._writers[system] = SummaryWriter(str(places.board(mode, system, subject, seed)))
+        for name in row.keys() - {"epoch"}:
+            self._writers[system].add_scalar(name, row[name], int(row["epoch"]))

@@ -1,0 +1,68 @@
+"""``affectd-train report``: an HTML page, flat records and Markdown from the folds of a run.
+
+Knows nothing of figures or drawing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SOME_LEFT_OUT = 1
+"""Exit code where a fold's file could not be read."""
+
+
+def _file(name: str, text: str) -> Callable[[Command], Command]:
+    return click.option(name, type=click.Path(path_type=Path, dir_okay=False), help=text)
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML page here.")
+@_file("--records", "Write the flat records here (JSON).")
+@_file("--markdown", "Write the tables here (Markdown).")
+@click.pass_context
+def report(
+    context: click.Context, results: Path, output: Path | None, records: Path | None, markdown: Path | None
+) -> None:
+    """Say what RESULTS came to: the folder of a run, or its flat records (then no page can be drawn).
+
+    Without options the figures are printed as one table. A fold that cannot be read is named and stops no other; the
+    exit code is then 1.
+    """
+    from train.report import figures, folds
+    from train.report.markdown import markdown as to_markdown
+    from train.report.markdown import read_records, table
+
+    found, problems = ([], []) if results.is_file() else folds.read(results)
+    flat = figures.records(found) if found else read_records(results)
+    for problem in problems:
+        click.echo(f"affectd-train: {' '.join(str(problem).split())}", err=True)
+    if output:
+        if not found:
+            raise click.UsageError(
+                f"{results} holds flat records; the page needs the folder that affectd-train loso wrote"
+            )
+        from train.report.page import page
+
+        _write(output, page(found, [str(problem) for problem in problems]))
+    if records:
+        _write(records, json.dumps(flat, indent=1, allow_nan=False) + "\n")
+    if markdown:
+        _write(markdown, to_markdown(flat))
+    if not (output or records or markdown):
+        click.echo(table(flat), nl=False)
+    if problems:
+        context.exit(SOME_LEFT_OUT)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    click.echo(f"{path}: {path.stat().st_size} bytes")

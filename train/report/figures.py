@@ -1,0 +1,290 @@
+"""Folds to numbers: flat records, and what tables and plots of one data set, task and mode show.
+
+Knows nothing of files, of HTML or of drawing. Figures are made per person and seed, averaged over a person's seeds,
+then over people; whoever has fewer than two classes in a mask has no balanced accuracy there: left out, and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train.errors import ResultError
+from train.metrics import ECE_BINS, FIGURES, balanced_accuracy_of, macro_f1_of, paired, subject_bootstrap, wilcoxon_p
+from train.report.folds import HISTOGRAM_BINS, MASKS, Fold, as_folds
+
+Floats = npt.NDArray[np.float64]
+
+OURS = "acc"
+"""The system whose margins are tested."""
+SIBLINGS = ("acc", "unattended", "feature-fusion", "decision-fusion", "ecg-only", "eda-only")
+CLASSICAL = "classical-"
+MAJORITY = "majority"
+MODES = ("calibrated", "cold_start")
+DIGITS = 4
+PERSON_DIGITS = 6
+"""Per person: enough that a paired test of the written figures is a test of the figures."""
+LEAST_COVERAGE = 0.02
+"""A curve ends where fewer of the windows are left: a handful says nothing."""
+
+Group = tuple[str, str, str]
+"""Data set, task, mode: figures of two groups never meet in one mean, save where a table says so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One system under one mask in one group."""
+
+    system: str
+    runtime: str
+    mask: str
+    folds: Sequence[Fold]
+    people: Mapping[str, Mapping[str, float]]
+    """Figures of each person who has a balanced accuracy, seeds averaged."""
+    left_out: tuple[str, ...]
+    coverage: float
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key: S2 before S10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def system_order(system: str) -> tuple[int, int, str]:
+    """Sorting key: ours and its siblings, other networks, classical models, the majority class."""
+    if system in SIBLINGS:
+        return 0, SIBLINGS.index(system), ""
+    return 3 if system == MAJORITY else 2 if system.startswith(CLASSICAL) else 1, 0, system
+
+
+def groups(folds: Iterable[Fold]) -> dict[Group, list[Fold]]:
+    """Folds by data set, task and mode."""
+    out: dict[Group, list[Fold]] = {}
+    for fold in folds:
+        of_group = out.setdefault((fold.dataset, fold.task, fold.mode), [])
+        if of_group and of_group[0].labels != fold.labels:
+            named = " and ".join("/".join(f.labels) for f in (of_group[0], fold))
+            place = f"{fold.dataset} {fold.task} {fold.mode}, {fold.system}, {fold.subject}"
+            raise ResultError("folds", place, f"labels differ: {named}", "keep the folds of one run only")
+        of_group.append(fold)
+    return dict(sorted(out.items(), key=lambda item: (*item[0][:2], MODES.index(item[0][2]))))
+
+
+def rows(folds: Sequence[Fold]) -> list[Row]:
+    """Systems and masks of one group, in the order of tables; those that nobody can be scored by are not there."""
+    by_system: dict[tuple[str, str], list[Fold]] = {}
+    for fold in folds:
+        by_system.setdefault((fold.system, fold.runtime), []).append(fold)
+    ordered = sorted(by_system.items(), key=lambda item: (system_order(item[0][0]), item[0][1]))
+    made = (_row(*key, mask, of_system) for mask in MASKS for key, of_system in ordered)
+    return [row for row in made if row.people]
+
+
+def _row(system: str, runtime: str, mask: str, folds: Sequence[Fold]) -> Row:
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for fold in folds:
+        if mask in fold.scores and np.isfinite(fold.scores[mask].figures["balanced_accuracy"]):
+            found.setdefault(fold.subject, []).append(fold.scores[mask].figures)
+    people = {s: {k: float(np.mean([f[k] for f in found[s]])) for k in found[s][0]} for s in sorted(found, key=natural)}
+    left_out = sorted({f.subject for f in folds} - set(people), key=natural)
+    return Row(system, runtime, mask, folds, people, tuple(left_out), _coverage(folds, mask))
+
+
+def _coverage(folds: Sequence[Fold], mask: str) -> float:
+    """Scored share of the labelled windows, mean over people and seeds."""
+    shares = [
+        fold.scores[mask].windows.sum() / fold.scores[mask].total if mask in fold.scores else 0.0
+        for fold in folds
+        if mask not in fold.scores or fold.scores[mask].total
+    ]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def records(folds: Sequence[Fold | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Flat records, as in results/loso.json: per data set, task and mode one for each mask, system and runtime."""
+    out: list[dict[str, Any]] = []
+    for of_group in groups(as_folds(folds)).values():
+        made = rows(of_group)
+        ours = {row.mask: _scores(row) for row in made if (row.system, row.runtime) == (OURS, "float")}
+        out += [_record(row, ours.get(row.mask)) for row in _with_majority(made)]
+    return out
+
+
+def _scores(row: Row) -> dict[str, float]:
+    return {s: round(figures["balanced_accuracy"], PERSON_DIGITS) for s, figures in row.people.items()}
+
+
+def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
+    first = row.folds[0]
+    scores = _scores(row)
+    is_ours = (row.system, row.runtime) == (OURS, "float")
+    return {
+        **{key: getattr(first, key) for key in ("dataset", "task", "mode")},
+        **{key: getattr(row, key) for key in ("system", "mask", "runtime")},
+        "subjects": len(row.people),
+        "seeds": sorted({fold.seed for fold in row.folds}),
+        **{key: _rounded(np.mean([person[key] for person in row.people.values()])) for key in FIGURES},
+        "ci95": [_rounded(edge) for edge in subject_bootstrap(list(scores.values()))],
+        "labels": list(first.labels),
+        "surrogate_ecg": any(fold.surrogate_ecg for fold in row.folds) and row.mask != "eda",
+        "majority": _rounded(np.mean([person["majority"] for person in _majority(row).people.values()])),
+        "coverage": _rounded(row.coverage),
+        "p_acc": None if ours is None or is_ours else _rounded(wilcoxon_p(paired(ours, scores))),
+        "left_out": list(row.left_out),
+        "per_subject": scores,
+        **_origin(row.folds),
+    }
+
+
+def _rounded(value: float | np.floating[Any] | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
+
+
+def _origin(folds: Sequence[Fold]) -> dict[str, Any]:
+    """Where a row's figures are from; several values side by side where folds differ."""
+    said = [fold.provenance for fold in folds]
+    data = sorted({(str(k), str(v)) for origin in said for k, v in dict(origin.get("data") or {}).items()})
+    return {
+        "commit": " + ".join(sorted({str(origin.get("commit", "unknown")) for origin in said})),
+        "command": " + ".join(sorted({str(origin.get("command", "unknown")) for origin in said})),
+        "versions": {str(k): v for origin in said for k, v in dict(origin.get("versions") or {}).items()},
+        "data": hashlib.sha256(repr(data).encode()).hexdigest()[:16] if data else None,
+    }
+
+
+def _with_majority(made: Sequence[Row]) -> list[Row]:
+    """The rows, and after each mask's the majority class of its first row's windows."""
+    out: list[Row] = []
+    for mask in MASKS:
+        of_mask = [row for row in made if row.mask == mask]
+        out += [*of_mask, *(_majority(row) for row in of_mask[:1])]
+    return out
+
+
+def _majority(row: Row) -> Row:
+    """What always naming the class gives that is commonest among everybody else: it learns nothing of the person."""
+    tables = {
+        s: np.sum([f.scores[row.mask].confusion for f in row.folds if f.subject == s and row.mask in f.scores], axis=0)
+        for s in row.people
+    }
+    counts = {s: table.sum(axis=1) for s, table in tables.items()}
+    everyone = np.sum(list(counts.values()), axis=0)
+    people = {s: _constant(count, int((everyone - count).argmax())) for s, count in counts.items()}
+    return Row(MAJORITY, "float", row.mask, row.folds, people, row.left_out, row.coverage)
+
+
+def _constant(count: npt.NDArray[np.int64], named: int) -> dict[str, float]:
+    """Figures of always naming one class, from the windows of each class."""
+    table = np.zeros((len(count), len(count)), np.int64)
+    table[:, named] = count
+    share = float(count[named] / count.sum())
+    nothing = {"auroc": 0.5, "ece": float("nan"), "majority": share, "accuracy": share}
+    return {**nothing, "balanced_accuracy": balanced_accuracy_of(table), "macro_f1": macro_f1_of(table)}
+
+
+def best_classical(made: Sequence[Mapping[str, Any]], mask: str = "both") -> str | None:
+    """The classical system with the highest balanced accuracy among flat records of one group."""
+    classical = [r for r in made if r["system"].startswith(CLASSICAL) and r["mask"] == mask and r["runtime"] == "float"]
+    return max(classical, key=lambda r: r["balanced_accuracy"])["system"] if classical else None
+
+
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """Balanced accuracy per person: mean over seeds, and the least and greatest seed."""
+
+    system: str
+    mean: Mapping[str, float]
+    span: Mapping[str, tuple[float, float]]
+
+
+def bars(folds: Sequence[Fold], system: str, mask: str = "both") -> Bars:
+    """Bars of one float system of one group."""
+    found: dict[str, list[float]] = {}
+    for fold in _of(folds, system):
+        value = fold.scores[mask].figures["balanced_accuracy"] if mask in fold.scores else float("nan")
+        if np.isfinite(value):
+            found.setdefault(fold.subject, []).append(value)
+    return Bars(
+        system,
+        {s: float(np.mean(v)) for s, v in found.items()},
+        {s: (min(v), max(v)) for s, v in found.items()},
+    )
+
+
+def confusion(folds: Sequence[Fold], system: str, mask: str) -> Floats | None:
+    """Windows (n_classes, n_classes) of everybody, mean over seeds; None without any."""
+    of_system = [fold for fold in _of(folds, system) if mask in fold.scores]
+    if not of_system:
+        return None
+    seeds = len({fold.seed for fold in of_system})
+    table = np.sum([fold.scores[mask].confusion for fold in of_system], axis=0) / seeds
+    return table if table.sum() else None
+
+
+def reliability(folds: Sequence[Fold], system: str, mask: str) -> tuple[Floats, Floats, Floats] | None:
+    """Confidence, accuracy and share of the windows, per ECE bin that has any; all people and seeds together."""
+    of_system = [fold.scores[mask] for fold in _of(folds, system) if mask in fold.scores]
+    if not of_system:
+        return None
+    fine = [np.sum([getattr(s, what) for s in of_system], axis=0) for what in ("windows", "right", "confidence")]
+    windows, right, confidence = (part.reshape(ECE_BINS, -1).sum(axis=1) for part in fine)
+    filled = windows > 0
+    if not filled.any():
+        return None
+    n = windows[filled]
+    return confidence[filled] / n, right[filled] / n, n / n.sum()
+
+
+def coverage_curve(folds: Sequence[Fold], system: str, mask: str) -> tuple[Floats, Floats] | None:
+    """Answered share of all labelled windows and accuracy of the answers, for every least confidence.
+
+    One threshold serves everybody, as on a device; each person counts the same, however many windows there are.
+    """
+    usable = [f.scores[mask] for f in _of(folds, system) if mask in f.scores and f.scores[mask].total]
+    if not usable:
+        return None
+    kept, right = (
+        np.mean([np.cumsum(getattr(s, what)[::-1]) / s.total for s in usable], axis=0) for what in ("windows", "right")
+    )
+    enough = kept >= LEAST_COVERAGE
+    return (kept[enough], right[enough] / kept[enough]) if enough.any() else None
+
+
+def _of(folds: Sequence[Fold], system: str) -> list[Fold]:
+    return [fold for fold in folds if fold.system == system and fold.runtime == "float"]
+
+
+def choices(folds: Sequence[Fold]) -> dict[str, dict[str, Counter[Any]]]:
+    """Per float system of one group: what the inner folds chose, and how often."""
+    out: dict[str, dict[str, Counter[Any]]] = {}
+    for fold in sorted((f for f in folds if f.runtime == "float"), key=lambda f: system_order(f.system)):
+        for key, value in fold.choice.items():
+            out.setdefault(fold.system, {}).setdefault(key, Counter())[value if _hashable(value) else str(value)] += 1
+    return out
+
+
+def _hashable(value: object) -> bool:
+    return isinstance(value, str | int | float | bool | None)
+
+
+def missing(folds: Sequence[Fold]) -> list[str]:
+    """Systems of one group that lack folds others have, in words."""
+    wanted = {(fold.subject, fold.seed) for fold in folds}
+    there: dict[tuple[str, str], set[tuple[str, int]]] = {}
+    for fold in folds:
+        there.setdefault((fold.system, fold.runtime), set()).add((fold.subject, fold.seed))
+    return [
+        f"{system}{' int8' if runtime == 'int8' else ''}: {len(found)} of {len(wanted)} folds"
+        for (system, runtime), found in sorted(there.items())
+        if found != wanted
+    ]
+
+
+assert HISTOGRAM_BINS % ECE_BINS == 0, "reliability bins are made of whole histogram bins"

@@ -1,0 +1,113 @@
+"""The systems that are compared: networks of the same blocks, their fusion by decision, and classical models.
+
+Knows nothing of folds or files: windows and training subjects in, probabilities of the asked windows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline as Steps
+from sklearn.pipeline import make_pipeline
+
+from device.pipeline.features import FEATURES, columns, features
+from device.pipeline.spec import MODALITIES, SignalSpec
+from train.errors import LeakError
+from train.fit import MASKS
+from train.models import classical
+from train.models.acc import AccConfig
+from train.prepare import Prepared
+from train.windows import Windows
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "acc": {},
+    "unattended": {"attention": "none"},
+    "feature-fusion": {"stages": ()},
+    "ecg-only": {"modalities": ("ecg",)},
+    "eda-only": {"modalities": ("eda",)},
+}
+"""Name -> what differs from the attentive cross-modal network: its connections' gates, its connections, a branch."""
+DECISION_FUSION = "decision-fusion"
+"""Mean of the probabilities of ecg-only and eda-only; the one there is where a sensor is missing."""
+PARTS = {"ecg": "ecg-only", "eda": "eda-only"}
+
+
+def network_config(system: str, base: AccConfig) -> AccConfig:
+    """The configuration of a system's network."""
+    return replace(base, **NETWORKS[system])
+
+
+def masks_of(system: str) -> dict[str, tuple[float, float]]:
+    """Masks under which a system can be asked at all."""
+    own = {system_: modality for modality, system_ in PARTS.items()}.get(system)
+    return {own: MASKS[own]} if own else dict(MASKS)
+
+
+def asked(windows: Windows, subject: str, mask: tuple[float, float]) -> Ints:
+    """Indices of a person's scored windows that have anything under a mask."""
+    shown = (windows.present & (np.array(mask) > 0)).any(axis=1)
+    return np.flatnonzero((windows.subject == subject) & windows.is_scored & shown)
+
+
+def fused(ecg: Floats, eda: Floats, has_ecg: npt.NDArray[np.bool_], has_eda: npt.NDArray[np.bool_]) -> Floats:
+    """Mean of two systems' probabilities (n, n_outputs) over the modalities a window has."""
+    weight = np.stack([has_ecg, has_eda]).astype(float)[:, :, None]
+    return np.asarray((np.stack([ecg, eda]) * weight).sum(axis=0) / weight.sum(axis=0))
+
+
+def feature_table(person: Prepared, used: Ints, spec: SignalSpec, is_baseline: npt.NDArray[np.bool_] | None) -> Floats:
+    """(len(used), n_features), NaN where a modality is absent; less their mean over the resting baseline, if given."""
+    table = _features(person, used, spec)
+    if is_baseline is None:
+        return table
+    rest = _features(person, np.flatnonzero(is_baseline), spec)
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(rest).any(axis=0)
+        mean = np.where(known, np.nanmean(np.where(known, rest, 0.0), axis=0), 0.0)
+    return np.asarray(table - mean)
+
+
+def _features(person: Prepared, index: Ints, spec: SignalSpec) -> Floats:
+    rows = []
+    for i in index:
+        row = features({m: getattr(person, m)[i][-spec.n_times(m) :] for m in MODALITIES}, spec)
+        for k, modality in enumerate(MODALITIES):
+            if not person.present[i, k]:
+                row[columns(modality)] = np.nan
+        rows.append(row)
+    return np.array(rows).reshape(len(index), len(FEATURES))
+
+
+def classical_model(system: str, seed: int, n_outputs: int) -> Steps:
+    """An unfitted classical system: missing features by the training median, then the classifier with its scaler."""
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *_steps(system, seed, n_outputs))
+
+
+def _steps(system: str, seed: int, n_outputs: int) -> list[Any]:
+    return [step for _, step in classical.make(system, seed, n_outputs).steps]
+
+
+def shown_features(table: Floats, mask: str) -> Floats:
+    """Columns of the sensors a mask allows."""
+    return table if mask == "both" else table[:, columns(mask)]
+
+
+def assert_scaled_on(model: Steps, x: Floats, where: str) -> None:
+    """Raise LeakError where a classifier's scaler was fitted on anything but the training rows ``x``."""
+    known = [column[np.isfinite(column)] for column in x.T]
+    if not np.allclose(model[0].statistics_, [np.median(c) if len(c) else 0.0 for c in known]):
+        raise LeakError("what fills missing features is not the median of the training rows", where)
+    scaler = next((step for _, step in model.steps if hasattr(step, "n_samples_seen_")), None)
+    if scaler is None:
+        return
+    filled = model[0].transform(x)
+    if scaler.n_samples_seen_ != len(x) or not np.allclose(scaler.mean_, filled.mean(axis=0)):
+        raise LeakError("the scaler's mean is not that of the training rows", where)
