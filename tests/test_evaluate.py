@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from made_people import (
     N_BASELINE,
     N_CALM,
     N_STRESS,
+    TABLE,
     N,
     made_config,
     made_people,
@@ -101,6 +103,23 @@ def test_choosing_looks_at_training_subjects_only(cold: Material) -> None:
     assert other.choose(WORN) == honest.choose(WORN)
     his = Fold("P1", ("P0", "P2", "P3", "P4"))  # where P0 trains, it does change
     assert other.choose(his) != honest.choose(his)
+
+
+@pytest.mark.parametrize("system", ["classical-lda", "classical-rf"])
+def test_a_class_that_no_training_subject_shows_gets_no_probability(system: str) -> None:
+    three = msgspec.structs.replace(TABLE, labels=(*TABLE.labels, "joy"), of=TABLE.of | {"song": "joy"})
+    material = Material(made_people(3), made_config(labels=three), "cold_start")
+    masks = material.classical_masks(system, Fold("P0", ("P1", "P2")), CHOICE, 0)
+    assert list(masks) == ["both", "ecg", "eda"]
+    for found in masks.values():
+        probability = np.array(found["probability"])
+        assert not probability[:, 2].any() and np.allclose(probability.sum(axis=1), 1.0)
+
+
+def test_a_classical_system_with_one_class_to_learn_from_is_not_asked() -> None:
+    people = [made_person("P0"), only_calm(made_person("P1")), only_calm(made_person("P2"))]
+    material = Material(people, made_config(), "cold_start")
+    assert material.classical_masks("classical-lda", Fold("P0", ("P1", "P2")), CHOICE, 0) == {}
 
 
 @pytest.mark.parametrize("mode", evaluate.MODES)

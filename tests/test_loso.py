@@ -19,6 +19,7 @@ import torch
 from made_people import N_BASELINE, N, made_config, made_people, only_calm, without
 from two_processes import SYSTEMS, his_windows, network, shared_config
 
+from train import evaluate
 from train import loso as module
 from train.config import Config, Inner
 from train.errors import LeakError
@@ -90,6 +91,19 @@ def whole(people: list[Prepared], tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("whole")
     run(people, out, BOTH)
     return out
+
+
+def test_what_chance_has_no_part_in_is_fitted_once_and_says_for_each_seed_what_a_fit_would(
+    people: list[Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, fits = config(systems=("classical-lda", "classical-gb", "classical-rf"), seeds=(0, 5)), []
+    fit = evaluate.classical_model
+    monkeypatch.setattr(evaluate, "classical_model", lambda system, *args: fits.append(system) or fit(system, *args))
+    run(people, tmp_path / "both", asked)
+    assert fits.count("classical-rf") == 2 * fits.count("classical-lda") == 2 * fits.count("classical-gb") > 0
+    run(people, tmp_path / "alone", msgspec.structs.replace(asked, seeds=(5,)))
+    alone = files(tmp_path / "alone" / "folds")
+    assert alone == {name: text for name, text in files(tmp_path / "both" / "folds").items() if name in alone}
 
 
 class CutError(Exception):

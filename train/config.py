@@ -50,7 +50,7 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The choice of window and context, made inside each fold on training subjects only."""
 
-    candidates: tuple[tuple[float, float], ...] = ((60.0, 60.0), (60.0, 180.0), (60.0, 300.0), (30.0, 180.0))
+    candidates: tuple[tuple[float, float], ...] = ((60.0, 60.0), (60.0, 300.0), (30.0, 180.0))
     """(window, EDA context) in s; of equals the earlier. The longest of each is what is prepared."""
     share: float = 1 / 3
     """Of the training subjects, those that judge."""

@@ -212,11 +212,14 @@ class Material:
             train = train[shown[train]]
             x = shown_features(table[train], name)
             index = self.judged(fold, choice, name)
-            if not len(index):
+            known = np.unique(windows.label[train])
+            if not len(index) or len(known) < 2:  # nobody to ask, or nothing to learn
                 continue
-            model = classical_model(system, seed, len(self.task.labels)).fit(x, windows.label[train])
+            model = classical_model(system, seed, len(known)).fit(x, windows.label[train])
             assert_scaled_on(model, x, f"fold {fold.test}, {system}")
-            out[name] = self.record_of(index, model.predict_proba(shown_features(table[index], name)), fold, choice)
+            probability = np.zeros((len(index), len(self.task.labels)))
+            probability[:, known] = model.predict_proba(shown_features(table[index], name))
+            out[name] = self.record_of(index, probability, fold, choice)
         return out
 
 

@@ -36,7 +36,7 @@ class FitConfig:
 
     epochs: int = 8
     epoch_windows: int = 1024
-    """Windows of one epoch, at most: neighbours overlap by three quarters, so that of many only some are taken, others
+    """Windows of one epoch, about: neighbours overlap by three quarters, so that of many only some are taken, others
     each time."""
     batch: int = 64
     lr: float = 3e-3

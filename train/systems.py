@@ -40,6 +40,10 @@ DECISION_FUSION = "decision-fusion"
 PARTS = {"ecg": "ecg-only", "eda": "eda-only"}
 
 
+SEEDLESS = ("classical-lda", "classical-lr", "classical-gb")
+"""Systems that chance has no part in: one seed's figures are every seed's."""
+
+
 def network_config(system: str, base: AccConfig) -> AccConfig:
     """The configuration of a system's network."""
     return replace(base, **NETWORKS[system])

@@ -16,7 +16,7 @@ from train.errors import TaskError
 
 UNLABELLED = -1
 JOIN_S = 1.0
-"""Stretches of one label with no more than this between them are one: labels are in whole seconds."""
+"""Stretches of one label with less than this between them are one: labels are in whole seconds."""
 
 Stretch = tuple[float, float, int]
 """Start and stop in s, label."""

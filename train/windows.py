@@ -98,12 +98,11 @@ def _all_there(person: Prepared) -> Bools:
 
 
 def baseline_of(person: Prepared, is_baseline: Bools, spec: SignalSpec) -> Baseline:
-    """The person's resting medians, from baseline windows only; usable ones where there are any."""
+    """The person's resting medians, from baseline windows only: usable ones, else covered ones, else any."""
     samples = {}
     for index, modality in enumerate(MODALITIES):
-        used = is_baseline & person.present[:, index]
-        if not used.any():
-            used = is_baseline
+        kinds = [is_baseline & part[:, index] for part in (person.present, person.covered)]
+        used = next((kind for kind in kinds if kind.any()), is_baseline)
         data = getattr(person, modality)[used][:, -spec.n_window(modality) :]
         samples[modality] = data.reshape(-1, data.shape[2])
     return baseline_from(samples, spec, int(is_baseline.sum()))
