@@ -96,7 +96,7 @@ def test_macs_are_those_of_a_hand_count(attention: Any) -> None:
     assert count_macs(ACC(config)) == ecg + eda + 2 * (15 + gate) * 6 * 6 + 3 * 6 * 5 + 5 * 3
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     absent=st.sampled_from(["ecg", "eda"]),
     directions=st.sets(st.sampled_from(DIRECTIONS)),

@@ -45,7 +45,7 @@ def test_uninterrupted_stream_has_no_gap_and_finds_the_rate() -> None:
     assert np.concatenate([c.data[:, 0] for c in chunks]) == pytest.approx(np.arange(400 * N) * PMD.scale)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lost=st.sets(st.integers(4, 118), max_size=60),
     sfreq=st.floats(128.0, 131.0),
@@ -78,7 +78,7 @@ def test_gap_is_dated_by_the_sensor_clock() -> None:
 
 
 @given(st.lists(st.floats(0.0, 3.0), min_size=200, max_size=200))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_times_increase_whatever_the_latency(latency: list[float]) -> None:
     packets = [(p, ns + int(late * 1e9)) for (p, ns), late in zip(pmd_packets(200), latency, strict=True)]
     times = np.concatenate([c.times() for c in assemble(packets, Assembler(PMD))])
@@ -118,7 +118,7 @@ def test_saturated_samples_are_invalid() -> None:
     assert chunk.valid.tolist() == [True, False, False, True]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lost=st.sets(st.integers(1, 198), max_size=80), start=st.integers(0, 2**32 - 1), seq=st.integers(0, 65535))
 def test_open_eda_counter_and_clock_wrap(lost: set[int], start: int, seq: int) -> None:
     info = open_eda.STREAM_INFO
@@ -163,7 +163,7 @@ def counted(first: int, n_times: int, late: float = 0.0) -> tuple[Packet, int]:
     return Packet(first % 16, values), round(1e9 * (100 + (first + n_times - 1) / 10 + late))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     lost=st.sets(st.integers(2, 60), max_size=50),
     late=st.lists(st.floats(0.0, 0.79), min_size=70, max_size=70),  # just under half the clock's span

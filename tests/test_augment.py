@@ -54,7 +54,7 @@ def test_the_given_windows_are_left_alone(rate_error: float) -> None:
     assert np.array_equal(eda, batch()[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), share=st.floats(0, 1))
 def test_the_mask_shows_only_what_is_there_and_never_nothing(seed: int, share: float) -> None:
     present = np.random.default_rng(seed).random((N, 2)) < 0.6
@@ -80,7 +80,7 @@ def test_inversion_turns_the_lead_and_not_the_rate() -> None:
     assert np.array_equal(ecg[:, 1], batch()[0][:, 1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999))
 def test_a_rate_error_stays_within_its_bound_and_keeps_the_end(seed: int) -> None:
     ecg, eda, _ = run(replace(NONE, rate_error=0.01), seed=seed)
@@ -128,7 +128,7 @@ def test_shifts_and_gain_are_constant_over_a_window() -> None:
         assert np.std(moved[:, 0]) > 0.1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), size=st.floats(0.01, 2.0), seconds=st.integers(10, 90))
 def test_wander_never_exceeds_its_size_in_a_window_of_any_length(seed: int, size: float, seconds: int) -> None:
     flat = np.zeros((8, 2, seconds * 128), np.float32), np.zeros((8, 2, seconds * 4), np.float32)
@@ -138,7 +138,7 @@ def test_wander_never_exceeds_its_size_in_a_window_of_any_length(seed: int, size
     assert np.abs(np.diff(ecg[:, 0])).max() <= size * 2 * np.pi * 0.5 / 128 * (1 + 1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), error=st.floats(0.0, 0.05), seconds=st.integers(10, 90))
 def test_a_rate_error_reads_each_sample_from_where_it_says(seed: int, error: float, seconds: int) -> None:
     """Both sensors, every channel alike: sample k before the end from k times a rate within the bound."""
@@ -152,7 +152,7 @@ def test_a_rate_error_reads_each_sample_from_where_it_says(seed: int, error: flo
         assert (np.abs(last - out[0, 0] - ago) <= error * ago + 0.5 + 1e-3).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), seconds=st.sampled_from([30, 60]), context=st.sampled_from([0, 60]))
 def test_all_parts_together_keep_shape_and_mask(seed: int, seconds: int, context: int) -> None:
     rng = np.random.default_rng(seed)

@@ -143,7 +143,7 @@ def test_offsets_beyond_the_end(small: Path, damaged: Callable[[bytes], BundleEr
             damaged(data[:i] + struct.pack("<I", offset) + data[i + 4 :])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_change_is_found(small: Path, damaged: Callable[[bytes], BundleError], data: st.DataObject) -> None:
     good = small.read_bytes()
@@ -161,7 +161,7 @@ def test_truncated_anywhere(small: Path, damaged: Callable[[bytes], BundleError]
         damaged(data[:n])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.binary(max_size=200))
 def test_foreign_bytes(damaged: Callable[[bytes], BundleError], data: bytes) -> None:
     damaged(data)

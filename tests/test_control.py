@@ -127,7 +127,7 @@ def test_requests_that_make_no_sense_are_refused_with_a_reason(
     held(path, Control(dict, [Source("third", 3, "waiting")]), talk)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(garbage=st.binary(max_size=200).filter(lambda data: b"\n" not in data))
 def test_garbage_is_refused_and_the_next_one_is_served(
     tmp_path_factory: pytest.TempPathFactory, garbage: bytes

@@ -380,7 +380,7 @@ def test_silence_ends_in_a_timeout(
 
 
 @answering
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(notifications=st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(ANSWERS)), max_size=6))
 def test_arbitrary_answers_end_in_a_refusal_or_are_left_alone(
     codec: Codec,
@@ -403,7 +403,7 @@ READING: list[tuple[Codec, Callable[[], ScriptedSensor]]] = [
 
 
 @pytest.mark.parametrize(("codec", "sensor_of"), READING, ids=[codec.protocol for codec, _ in READING])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=st.one_of(st.binary(max_size=20), st.sampled_from(ANSWERS)))
 def test_arbitrary_values_read_end_in_a_refusal(
     codec: Codec, sensor_of: Callable[[], ScriptedSensor], value: bytes

@@ -104,7 +104,7 @@ def test_stored_as_float32_the_features_are_nearly_the_same() -> None:
 VALUES = st.sampled_from([0.0, -0.0, 1e-300, 1e-9, 0.05, 1.0, 75.0, -75.0, 1e6, -1e6, 1e300, -1e300, 1.7e308])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     parts=st.lists(st.tuples(VALUES, VALUES, st.integers(1, 400), st.booleans()), min_size=1, max_size=12),
     n=st.sampled_from([1, 2, 3, 30, 240, 1200, 7680]),
@@ -206,7 +206,7 @@ def test_periodogram_is_scipys() -> None:
     assert np.allclose(_lomb(times, x, frequencies), expected)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from([300.0, 600.0, 800.0, 820.0, 2500.0]), min_size=30, max_size=60), st.integers(0, 99))
 def test_beats_are_those_of_the_quality_check(rr: list[float], seed: int) -> None:
     jitter = np.random.default_rng(seed).normal(0, 5, len(rr)) * (seed % 3)
@@ -252,7 +252,6 @@ def test_shape_of_a_real_recording() -> None:
 # --- skin conductance -----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(slope=st.floats(-0.02, 0.02), level=st.floats(1.5, 20.0))
 def test_tonic_trend_is_recovered(slope: float, level: float) -> None:
     t = np.arange(N_EDA) / EDA_HZ

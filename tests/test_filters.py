@@ -26,7 +26,7 @@ def scipy_whole(sos: np.ndarray, x: np.ndarray) -> np.ndarray:
     return signal.sosfilt(sos, x, zi=signal.sosfilt_zi(sos) * x[0])[0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 999), n_times=st.integers(1, 900), cuts=st.lists(st.integers(1, 900), max_size=20))
 def test_ecg_filter_is_scipy_on_the_whole_signal_bit_for_bit(seed: int, n_times: int, cuts: list[int]) -> None:
     x = np.random.default_rng(seed).normal(5.0, 2.0, n_times)
@@ -35,7 +35,7 @@ def test_ecg_filter_is_scipy_on_the_whole_signal_bit_for_bit(seed: int, n_times:
     assert np.array_equal(out, scipy_whole(ecg_sos(SPEC.ecg, 130.0), x))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 999), n_times=st.integers(1, 400), cuts=st.lists(st.integers(1, 400), max_size=20))
 def test_eda_filter_is_scipy_on_the_whole_signal_bit_for_bit(seed: int, n_times: int, cuts: list[int]) -> None:
     x = np.random.default_rng(seed).normal(5.0, 0.2, n_times)

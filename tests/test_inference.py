@@ -378,7 +378,7 @@ def test_prediction_is_plain_json(bundle: Bundle, sqi: dict[str, float]) -> None
 
 
 @runtimes
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=4, max_size=4))
 def test_any_numbers_give_probabilities(bundle: Bundle, runtime: str, values: list[float]) -> None:
     a, b, c, d = values

@@ -22,7 +22,7 @@ from two_processes import SYSTEMS, his_windows, network, shared_config
 from train import evaluate
 from train import loso as module
 from train.config import Config, Inner
-from train.errors import LeakError
+from train.errors import LeakError, PrepareError
 from train.evaluate import Fold
 from train.fit import load_checkpoint, predict
 from train.loso import Options, Places, key_of, loso
@@ -104,6 +104,13 @@ def test_what_chance_has_no_part_in_is_fitted_once_and_says_for_each_seed_what_a
     run(people, tmp_path / "alone", msgspec.structs.replace(asked, seeds=(5,)))
     alone = files(tmp_path / "alone" / "folds")
     assert alone == {name: text for name, text in files(tmp_path / "both" / "folds").items() if name in alone}
+
+
+def test_two_people_whose_files_would_be_one_are_refused(tmp_path: Path) -> None:
+    people = [replace(p, subject=name) for p, name in zip(made_people(3), ("a b", "c", "a-b"), strict=True)]
+    with pytest.raises(PrepareError, match=r"a-b.*would share its files with subject 'a b'"):
+        loso(people, config(), tmp_path, options=ONE)
+    assert not any(tmp_path.iterdir())
 
 
 class CutError(Exception):

@@ -70,7 +70,7 @@ def test_a_whole_struct_and_an_array_of_structs(tmp_path: Path) -> None:
     assert found[("text",)] == "ab\ncd"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dtype=NUMBERS, rows=st.integers(0, 5), columns=st.integers(0, 4), compressed=st.booleans(), seed=st.integers(0, 99)
 )
@@ -110,7 +110,7 @@ def test_reading_stops_when_all_is_found(tmp_path: Path) -> None:
         _matlab.find(path, [("after",)])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), compressed=st.booleans())
 def test_a_broken_file_gives_a_data_error_or_values_never_a_crash(
     tmp_path: Path, data: st.DataObject, compressed: bool

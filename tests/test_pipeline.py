@@ -60,7 +60,7 @@ def test_a_real_recording_gives_usable_windows_with_a_plausible_heart_rate() -> 
         assert 5.0 < np.median(window.data["eda"][:, 0]) < 25.0
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(st.integers(0, 109), st.integers(1, 400)), max_size=40))
 def test_any_cut_of_the_stream_gives_the_same_bits(cuts: list[tuple[int, int]]) -> None:
     chunks = [
@@ -71,7 +71,7 @@ def test_any_cut_of_the_stream_gives_the_same_bits(cuts: list[tuple[int, int]]) 
     assert_same(run(chunks), EXPECTED)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.sets(st.integers(1, 98), min_size=1, max_size=3))
 def test_no_window_spans_a_gap_and_eda_goes_on(lost: set[int]) -> None:
     for window in run(slices(1.0, lost)):
@@ -141,7 +141,7 @@ def test_a_spec_with_context_gives_the_same_windows_after_it(chunks: list[Chunk]
     assert_same(cropped, plain)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.tuples(st.integers(0, 216), st.integers(1, 200)), max_size=40))
 def test_any_cut_of_the_stream_gives_the_same_context(cuts: list[tuple[int, int]]) -> None:
     chunks = [

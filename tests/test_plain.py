@@ -83,7 +83,7 @@ def test_units_are_converted_and_missing_samples_are_gaps(tmp_path: Path) -> Non
     assert recording.notes == ("ecg: 3 of 260 samples are NaN, from 0.5 s on",)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kept=st.sets(st.integers(0, 40), min_size=2), start=st.floats(0, 1e6), jitter=st.floats(-0.2, 0.2))
 def test_times_put_every_sample_in_its_place_and_gaps_between(
     tmp_path: Path, kept: set[int], start: float, jitter: float

@@ -355,7 +355,7 @@ def test_large_files_are_prepared_one_after_the_other(tmp_path: Path) -> None:
     assert _side_by_side(tmp_path, todo, ["S1", "S2"], 4) == 1
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, MEMORY_BYTES), min_size=1, max_size=5), workers=st.integers(1, 8))
 def test_files_read_side_by_side_fit_in_memory_twice(tmp_path: Path, sizes: list[int], workers: int) -> None:
     everyone = [f"S{i}" for i in range(len(sizes))]

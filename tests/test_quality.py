@@ -171,7 +171,7 @@ def spikes(beats_s: np.ndarray) -> np.ndarray:
     return np.column_stack([x, rate])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 6))
 def test_the_longer_the_contact_is_lost_the_lower(tenths: int) -> None:
     """A window that goes silent: the last rate is held, and the beats it promises are not there."""
@@ -192,7 +192,7 @@ def score_after_silence(x: np.ndarray, tenths: int) -> float:
     return ecg_quality(np.concatenate([c.data for c in out])[SKIP : SKIP + WINDOW], SFREQ).sqi
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.3, 2.0), min_size=20, max_size=80))
 def test_beats_are_read_back_from_the_rate(intervals: list[float]) -> None:
     at = 50 + np.cumsum(np.round(np.array(intervals) * SFREQ).astype(int))
@@ -243,7 +243,7 @@ def test_spoilt_eda_is_refused(x: np.ndarray, problem: str) -> None:
         assert problem in quality.problems
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 240))
 def test_eda_quality_is_the_share_in_contact(lost: int) -> None:
     clean_eda = skin()[:240].copy()

@@ -43,7 +43,7 @@ def write(folder: Path, records: Sequence[Arrival]) -> Path:
     return writer.path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(records=st.lists(notifications | changes, max_size=20))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[Arrival]) -> None:
     reader = RecordingReader(write(tmp_path_factory.mktemp("r"), records))

@@ -119,7 +119,7 @@ def judged(draw: st.DrawFn, classes: tuple[int, int] = (2, 4)) -> tuple[np.ndarr
     return rng.integers(0, draw(st.integers(1, n_classes)), n), raw / raw.sum(axis=1, keepdims=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(judged())
 def test_metrics_agree_with_sklearn(case: tuple[np.ndarray, np.ndarray]) -> None:
     label, probability = case
@@ -157,7 +157,7 @@ def test_figures_without_windows_are_nan() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_intervals_hold_the_mean_and_repeat(values: list[float], seed: int) -> None:
     low, high = m.subject_bootstrap(values, 400, seed)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9

@@ -36,7 +36,7 @@ def test_same_rate_on_the_grid_changes_no_bit() -> None:
     assert np.array_equal(out.data, x[out.start - 400 : out.stop - 400])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cuts=st.lists(st.integers(1, 1300), max_size=30), sfreq=st.floats(100.0, 300.0))
 def test_any_cut_gives_the_same_bits(cuts: list[int], sfreq: float) -> None:
     whole = sine(sfreq, 5.0, 7.0)

@@ -68,7 +68,7 @@ def two_runs(gap: int) -> list[Chunk]:
     return [first, chunk(heart(15.0, bpm=110.0, seed=4, noise=0.05), SFREQ, start=first.stop + gap)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 1900), max_size=60), st.sampled_from([1, 300, -2000]))
 def test_any_cut_gives_the_same_bits(cuts: list[int], gap: int) -> None:
     whole = two_runs(gap)
@@ -84,7 +84,7 @@ def test_sample_by_sample_gives_the_same_bits() -> None:
     assert detect(pieces) == detect(whole)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 1900), max_size=40), st.integers(0, 3), st.floats(0.01, 0.6))
 def test_settled_promise_holds(cuts: list[int], seed: int, noise: float) -> None:
     """Nothing comes out later before ``settled``, what comes out is in order, and the delay is bounded."""
@@ -100,7 +100,7 @@ def test_settled_promise_holds(cuts: list[int], seed: int, noise: float) -> None
         assert detector.settled == max(0, piece.stop - detector.delay)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(30, 1500), st.integers(1, 400))
 def test_a_gap_resets(length: int, gap: int) -> None:
     """After a gap the stream is as new: peaks and rate equal those of a detector that saw nothing before."""

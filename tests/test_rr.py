@@ -42,7 +42,7 @@ def recording(bvp: Signal, ibi: Signal | None = None) -> Recording:
     return Recording("test", "S00", "S00", {"bvp": bvp} | ({"ibi": ibi} if ibi else {}))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     mean=st.floats(0.5, 1.15),
     breathing=st.floats(0.0, 0.08),
@@ -62,7 +62,7 @@ def test_known_beats_are_recovered(mean: float, breathing: float, jitter: float,
     assert abs(len(found.times) - len(truth)) <= 3
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(gain=st.floats(0.01, 100), start=st.floats(0, 500))
 def test_size_of_the_pulse_and_its_start_change_nothing_else(gain: float, start: float) -> None:
     bvp = pulse(beat_series(0.8, 0.05, 0.01, 1), 180, noise=0.02)
@@ -117,7 +117,7 @@ def test_no_pulse_is_an_error_that_names_the_subject() -> None:
             rr.beats(recording(Signal(data, SFREQ, "a.u.", ("bvp",))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_the_bridge_keeps_good_beats_covers_the_time_and_puts_in_plausible_ones(data: st.DataObject) -> None:
     times = beat_series(data.draw(st.floats(0.5, 1.1)), 0.05, 0.01, data.draw(st.integers(0, 999)), 100) + 5
@@ -170,7 +170,7 @@ def test_intervals_match_the_e4s_where_it_gives_many(subject: str) -> None:
     assert rr.beats(real).bridged_share < 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     mean=st.floats(0.5, 1.1),
     breathing=st.floats(0.0, 0.08),

@@ -214,7 +214,7 @@ def undisturbed(bundle: Bundle) -> list[Prediction]:
     return [p for n in SENT for p in session.push(n)]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(at=st.integers(0, len(SENT) - 1), garbage=st.binary(max_size=9))  # too short for either protocol
 def test_packets_of_garbage_change_no_prediction(
     bundle: Bundle, undisturbed: list[Prediction], at: int, garbage: bytes

@@ -60,7 +60,7 @@ def check_beats(beats: Floats, ecg: Floats) -> None:
     assert len(extra) <= 1.01 * len(inner) + 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     mean=st.floats(0.4, 1.2),
     breathing=st.floats(0.0, 0.1),
@@ -99,7 +99,7 @@ def test_it_is_called_surrogate_and_looks_like_a_strap() -> None:
     assert power[(hz > 0.7) & (hz < 40)].sum() > 0.98 * power.sum()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(snr_db=st.floats(5, 30), seed=st.integers(0, 99))
 def test_the_noise_has_the_stated_power(snr_db: float, seed: int) -> None:
     beats = beat_series(0.8, 0.05, 0.01, seed)

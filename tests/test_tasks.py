@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data import stress_predict
@@ -18,7 +18,6 @@ from train.tasks import JOIN_S, TASKS, UNLABELLED, Task, labels_of, stretches, t
 edges = st.lists(st.floats(0, 1000), min_size=2, max_size=12, unique=True).map(sorted)
 
 
-@settings(deadline=None)
 @given(edges=edges, start=st.floats(0, 1000), length=st.floats(1, 100))
 def test_a_window_has_a_label_only_wholly_inside_one_stretch(edges: list[float], start: float, length: float) -> None:
     within = [(a, b, i % 2) for i, (a, b) in enumerate(pairwise(edges))]
@@ -73,7 +72,6 @@ phases = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(phases=phases, start=st.floats(0, 1000), length=st.floats(1, 100), seed=st.randoms(use_true_random=False))
 def test_all_of_a_labelled_window_is_annotated_so_but_for_short_pauses(
     phases: list[tuple[float, float, str]], start: float, length: float, seed: random.Random

@@ -228,7 +228,7 @@ def test_every_truncated_pickle_is_named(tmp_path: Path, protocol: int) -> None:
         assert str(size) in error.value.place or content[size - 1 : size] == b"."
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 10**6), byte=st.integers(0, 255), protocol=st.sampled_from([0, 2, 4, 5]))
 def test_a_changed_byte_gives_a_value_or_a_data_error(tmp_path: Path, at: int, byte: int, protocol: int) -> None:
     content = bytearray(pickle.dumps(WESAD_LIKE, protocol))

@@ -65,7 +65,7 @@ def test_before_the_first_full_window_the_reason_is_warming_up() -> None:
     assert all(set(w.missing.values()) == {"warming_up"} for w in early)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(gaps=st.lists(st.tuples(st.sampled_from(["ecg", "eda"]), st.integers(5, 290), st.integers(1, 60)), max_size=4))
 def test_no_window_spans_a_gap_and_every_gap_is_named(gaps: list[tuple[str, int, int]]) -> None:
     lost = {m: {s for g, at, n in gaps if g == m for s in range(at, at + n)} for m in RATE}
@@ -108,7 +108,7 @@ def test_an_unusable_sample_after_warm_up_makes_quality_zero() -> None:
     assert by_start[15.0] == Quality(0.0, ("saturated",))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cuts=st.lists(st.integers(1, 128 * 100), max_size=40))
 def test_any_cut_gives_the_same_windows(cuts: list[int]) -> None:
     expected = push_all(joiner("ecg"), [ramp("ecg", 7, 107)])
@@ -126,7 +126,7 @@ def with_context(*chunks: Chunk) -> list[Window]:
     return push_all(Joiner(LONG, ("ecg", "eda"), dict.fromkeys(("ecg", "eda"), clean)), interleaved(list(chunks)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(gap=st.none() | st.tuples(st.integers(70, 150), st.integers(1, 20)), cuts=st.lists(st.integers(1, 3)))
 def test_context_is_what_came_before_held_at_its_oldest_usable_sample(
     gap: tuple[int, int] | None, cuts: list[int]

@@ -40,7 +40,7 @@ def test_labels_follow_the_annotations(person: Prepared) -> None:
         assert found == next((k for k, yes in inside.items() if yes), UNLABELLED)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(first=st.integers(0, 6), shift=st.floats(0, 59.0))
 def test_baseline_comes_first_and_is_clear_of_what_is_scored(first: int, shift: float) -> None:
     """However late the sensors come on, and wherever the windows lie."""
@@ -175,7 +175,7 @@ def test_no_window_over_the_gap_is_shown_and_the_context_ends_at_it(worn_person:
     assert held > 4 * (60.0 - (worn_person.start[after[0]] - 131.0))  # the filter's warm-up comes on top
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lost=st.lists(st.tuples(st.sampled_from(["ecg", "eda"]), st.integers(0, 13)), max_size=8),
     phases=st.lists(st.floats(30.0, 400.0), min_size=2, max_size=5),

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -122,6 +122,7 @@ def loso(
     global _work
     if len({person.subject for person in people}) < 2:
         raise PrepareError("of everyone", "fewer than two people have usable windows at rest", "data check says why")
+    _assert_own_files({person.subject for person in people})
     options = options or Options()
     deadline = time.monotonic() + 60 * options.minutes
     complete = True
@@ -134,6 +135,15 @@ def loso(
         _work = None
     world.wait()
     return complete
+
+
+def _assert_own_files(subjects: Iterable[str]) -> None:
+    """Raise PrepareError where two people's results would go into one file."""
+    taken: dict[str, str] = {}
+    for subject in sorted(subjects):
+        other = taken.setdefault(_plain(subject), subject)
+        if other != subject:
+            raise PrepareError(subject, f"would share its files with subject {other!r}", "rename one of them")
 
 
 def _run_mode(work: _Work, mode: str, say: Callable[[str], None]) -> bool:
