@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.augment import NONE, Augmentation, augmented
+from train.augment import NONE, Augmentation, augmented, mixed
 
 N, RATES = 64, (128.0, 4.0)
 PARTS = list(Augmentation.__dataclass_fields__)
@@ -175,3 +175,27 @@ def test_a_share_is_the_share_of_windows(part: str, modality: int) -> None:
     after = augmented(*before, np.ones((2000, 2), bool), how, RATES, rng)
     assert (before[modality] != after[modality]).any(axis=(1, 2)).mean() == pytest.approx(0.3, abs=0.04)
     assert np.array_equal(before[1 - modality], after[1 - modality])
+
+
+@given(st.integers(0, 99), st.integers(1, 12))
+@settings(max_examples=30)
+def test_a_blend_lies_between_two_windows_and_shows_what_both_show(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    ecg, eda = (rng.normal(size=(n, 2, k)).astype(np.float32) for k in (64, 16))
+    mask = np.array([[1, 1], [1, 0], [0, 1]], np.float32)[rng.integers(0, 3, n)]
+    new_ecg, new_eda, shown, order, share = mixed(ecg, eda, mask, 0.3, rng)
+    assert sorted(order) == list(range(n)) and 0 <= share <= 1
+    for new, old in ((new_ecg, ecg), (new_eda, eda)):
+        assert new.dtype == np.float32
+        assert np.allclose(new, share * old + (1 - share) * old[order], atol=1e-6)
+    assert shown.any(axis=1).all() and (shown <= mask).all()
+    for i in range(n):
+        common = mask[i] * mask[order[i]]
+        assert np.array_equal(shown[i], common if common.any() else mask[i])
+
+
+def test_no_blends_leave_all_as_it_is() -> None:
+    arrays = np.ones((3, 2, 8), np.float32), np.zeros((3, 2, 4), np.float32), np.ones((3, 2), np.float32)
+    *same, order, share = mixed(*arrays, 0.0, np.random.default_rng(0))
+    assert all(a is b for a, b in zip(same, arrays, strict=True))
+    assert order.tolist() == [0, 1, 2] and share == 1.0

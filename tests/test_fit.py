@@ -12,7 +12,7 @@ from torch import Tensor
 
 from train.augment import NONE
 from train.evaluate import Material
-from train.fit import MASKS, FitConfig, _class_weights, fit, predict
+from train.fit import MASKS, FitConfig, _class_weights, _running_mean, fit, predict
 from train.models.acc import AccConfig
 from train.windows import Windows, only
 
@@ -153,3 +153,24 @@ def test_a_mask_hides_a_sensor_and_never_shows_one_that_is_absent(windows: Windo
     assert np.array_equal(both[absent], spoilt[absent])
     assert np.allclose(both[absent], ecg_only[absent], atol=1e-6)
     assert not np.allclose(both[~absent], spoilt[~absent], atol=1e-6)
+
+
+def test_the_running_mean_remembers_less_at_first() -> None:
+    """Against the same mean written as one weighted sum."""
+    values, mean = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), _running_mean(0.9)
+    so_far = values[0]
+    for n, value in enumerate(values[1:], 1):
+        so_far = mean(so_far, value, torch.tensor(n))
+    decays = np.minimum(0.9, (1 + np.arange(1, 40)) / (10 + np.arange(1, 40)))
+    share = np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0) * (1 - decays)
+    expected = values[0] * np.prod(decays) + (values[1:] * torch.from_numpy(share)[:, None]).sum(dim=0)
+    assert torch.allclose(so_far, expected.float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixup", "running_mean"])
+def test_each_of_both_changes_the_weights_and_0_switches_it_off(windows: Windows, name: str) -> None:
+    plain = replace(QUICK, mixup=0.0, running_mean=0.0)
+    with_it = replace(plain, **{name: getattr(QUICK, name)})
+    first, other = (fit(windows, SUBJECTS, config, SHAPE, 3).model.state_dict() for config in (plain, with_it))
+    assert not are_same(first, other)
+    assert all(torch.isfinite(value).all() for value in other.values())

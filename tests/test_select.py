@@ -15,13 +15,13 @@ from train.config import Inner
 from train.evaluate import Material
 from train.fit import FitConfig
 from train.models.acc import AccConfig
-from train.select import Candidate, Choice, choose, split
+from train.select import Candidate, Choice, _is_clear, choose, split
 from train.windows import Windows
 
 SUBJECTS = ("P0", "P1", "P2", "P3")
 SHORT, LONG = (60.0, 60.0), (60.0, 120.0)
 INNER = Inner((SHORT, LONG), epochs=15)
-FIT = FitConfig(epochs=99, batch=16, lr=2e-2)
+FIT = FitConfig(epochs=99, batch=16, lr=2e-2, mixup=0.0, running_mean=0.0)
 MODEL = AccConfig(**TINY)
 
 
@@ -109,3 +109,19 @@ def test_a_choice_of_one_person_takes_the_first(windows: dict[Candidate, Windows
     choice = choose(windows, ("P2",), replace_epochs(1), FIT, MODEL)
     assert (choice.candidate, choice.subjects) == (SHORT, ("P2",))
     assert np.array_equal([*choice.scores.values()], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("gain", "is_clear"),
+    [
+        ([0.1, 0.1, 0.1], True),
+        ([0.3, -0.1, 0.1], False),  # mean 0.1, standard error 0.115
+        ([0.3, -0.05, 0.1], True),  # mean 0.117, standard error 0.101
+        ([0.0, 0.0], False),
+        ([-0.2, -0.2], False),
+        ([0.2, float("nan")], True),
+        ([float("nan")], False),
+    ],
+)
+def test_better_is_what_exceeds_its_standard_error(gain: list[float], is_clear: bool) -> None:
+    assert _is_clear(np.array(gain)) == is_clear

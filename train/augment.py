@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Order = npt.NDArray[np.int64]
 Rng = np.random.Generator
 
 
@@ -70,6 +71,30 @@ def augmented(
     eda[:, 1] *= np.exp(_normal(n, how.phasic_gain, rng))
     _lose_context(eda, how.context_loss, rng)
     return ecg, eda, _dropped(present, how.modality_dropout, rng)
+
+
+def mixed(ecg: Floats, eda: Floats, mask: Floats, size: float, rng: Rng) -> tuple[Floats, Floats, Floats, Order, float]:
+    """Every window blended with another of the batch (mixup, Zhang et al. 2018, arXiv 1710.09412).
+
+    A blend shows what both windows show, or what the first shows where they have no sensor in common.
+
+    Parameters
+    ----------
+    ecg, eda, mask : as :func:`augmented` gives them.
+    size : both parameters of the Beta distribution that the blend's share is drawn from; 0 blends nothing.
+
+    Returns
+    -------
+    ecg, eda, mask : as given.
+    order : (n,) each window's partner.
+    share : of the first window in every blend, 0 to 1; of its label likewise.
+    """
+    if not size:
+        return ecg, eda, mask, np.arange(len(ecg)), 1.0
+    share, order = float(rng.beta(size, size)), rng.permutation(len(ecg))
+    ecg, eda = (np.float32(share) * x + np.float32(1 - share) * x[order] for x in (ecg, eda))
+    common = mask * mask[order]
+    return ecg, eda, np.where(common.any(axis=1, keepdims=True), common, mask), order, share
 
 
 def _normal(n: int, spread: float, rng: Rng) -> Floats:

@@ -32,7 +32,7 @@ NOT_GIVEN = {"n_outputs": "the task", "ecg_times": "the candidates", "eda_times"
 """Keys of AccConfig that follow from other parts of the configuration."""
 COUNTS = ("epochs", "epoch_windows", "batch", "stem", "widths", "hidden")
 """Keys whose values are 1 or more; all other numbers are 0 or more."""
-SHARES = ("label_smoothing", "dropout", "inversion", "ecg_loss", "context_loss", "modality_dropout")
+SHARES = ("label_smoothing", "running_mean", "dropout", "inversion", "ecg_loss", "context_loss", "modality_dropout")
 """Keys whose values are 1 or less."""
 
 
@@ -50,8 +50,9 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The choice of window and context, made inside each fold on training subjects only."""
 
-    candidates: tuple[tuple[float, float], ...] = ((60.0, 60.0), (60.0, 300.0), (30.0, 180.0))
-    """(window, EDA context) in s; of equals the earlier. The longest of each is what is prepared."""
+    candidates: tuple[tuple[float, float], ...] = ((60.0, 300.0), (60.0, 60.0), (30.0, 180.0))
+    """(window, EDA context) in s; the first is kept unless another is clearly better. The longest of each is what is
+    prepared."""
     share: float = 1 / 3
     """Of the training subjects, those that judge."""
     epochs: int = 4

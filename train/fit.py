@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from device.pipeline.spec import SignalSpec
-from train.augment import Augmentation, augmented
+from train.augment import Augmentation, augmented, mixed
 from train.errors import CheckpointError
 from train.models.acc import ACC, AccConfig
 from train.windows import Windows
@@ -43,6 +44,10 @@ class FitConfig:
     """Peak of a one-cycle schedule."""
     weight_decay: float = 1e-2
     label_smoothing: float = 0.05
+    mixup: float = 0.3
+    """Size of :func:`train.augment.mixed`; 0 for no blends."""
+    running_mean: float = 0.98
+    """Decay per step of the mean of the weights that is kept: a memory of some 50 steps; 0 keeps the last."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -80,10 +85,10 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
     phases = max(1, round(len(train) / config.epoch_windows))
     batches = max(1, len(train) // phases // config.batch)
+    kept = AveragedModel(model, avg_fn=_running_mean(config.running_mean), use_buffers=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=batches * config.epochs + 1)
-    loss_of = nn.CrossEntropyLoss(
-        _class_weights(windows.label[train], model_config.n_outputs).to(on), label_smoothing=config.label_smoothing
-    )
+    weight = _class_weights(windows.label[train], model_config.n_outputs).to(on)
+    loss_of = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction="none")
     history: list[dict[str, float]] = []
     rng = np.random.default_rng(seed)
     for epoch in range(config.epochs):
@@ -94,19 +99,32 @@ def fit(
             ecg, eda, mask = augmented(
                 windows.ecg[batch], windows.eda[batch], windows.present[batch], config.augmentation, sfreqs, rng
             )
+            ecg, eda, mask, order, share = mixed(ecg, eda, mask, config.mixup, rng)
             mine = slice(world.rank, None, world.size)
             logits = model(tensor(ecg[mine], on), tensor(eda[mine], on), torch.from_numpy(mask[mine]).to(on))
-            loss = loss_of(logits, torch.from_numpy(windows.label[batch][mine]).to(on))
+            first, other = (torch.from_numpy(windows.label[b][mine]).to(on) for b in (batch, batch[order]))
+            loss = (share * loss_of(logits, first) + (1 - share) * loss_of(logits, other)).mean()
             optimizer.zero_grad()
             loss.backward()
             world.average_gradients(model)
             optimizer.step()
             schedule.step()
+            kept.update_parameters(model)
             total += float(loss.detach())
-        world.average_buffers(model)
+        for each in (model, kept.module):
+            world.average_buffers(each)
         history.append({"epoch": float(epoch), "loss": total / batches})
         on_epoch(history[-1])
-    return Fitted(model.eval().cpu(), tuple(history), tuple(sorted(subjects)))
+    return Fitted(kept.module.eval().cpu(), tuple(history), tuple(sorted(subjects)))
+
+
+def _running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Of a weight, given its mean so far, its value and the steps done: shorter at first, not to remember the start."""
+
+    def mean(so_far: Tensor, value: Tensor, steps: Tensor) -> Tensor:
+        return value + min(decay, (1 + int(steps)) / (10 + int(steps))) * (so_far - value)
+
+    return mean
 
 
 def _seed(seed: int) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from train.config import Inner
 from train.fit import MASKS, FitConfig, fit, predict
 from train.metrics import balanced_accuracy
-from train.models.acc import AccConfig
+from train.models.acc import ACC, AccConfig
 from train.systems import asked
 from train.windows import Windows
 
+Floats = npt.NDArray[np.float64]
 Candidate = tuple[float, float]
 """Window and EDA context, s."""
 
@@ -46,13 +48,31 @@ def choose(
     model_config: AccConfig,
     seed: int = 0,
 ) -> Choice:
-    """The candidate that tells the judging part of the subjects best, after a short fit on the other part."""
+    """The first candidate, unless another tells the judging part of the subjects clearly better.
+
+    Each is fitted for a short time on the other part. Clearly is by more than one standard error of the difference
+    over the judging subjects (the rule of Breiman et al. 1984 for choosing a tree): few judge, and chance is no reason.
+    """
     judges, others = split(subjects, inner.share, seed)
     quick = replace(fit_config, epochs=inner.epochs)
-    scores = {c: _score(windows[c], judges, others, quick, model_config, seed) for c in windows}
-    best = max(scores, key=lambda c: scores[c])  # of equals the first
-    shown = {f"{window:g}/{context:g}": round(score, 4) for (window, context), score in scores.items()}
+    scores = {c: _scores(windows[c], judges, others, quick, model_config, seed) for c in windows}
+    best = next(iter(scores))
+    for candidate, found in scores.items():
+        if _is_clear(found - scores[best]):
+            best = candidate
+    shown = {f"{window:g}/{context:g}": round(_mean(found), 4) for (window, context), found in scores.items()}
     return Choice(*best, shown, tuple(sorted(subjects)))
+
+
+def _is_clear(gain: Floats) -> bool:
+    """Whether a gain per person is larger than its standard error; people who cannot be compared do not count."""
+    known = gain[np.isfinite(gain)]
+    error = known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else 0.0
+    return bool(len(known) and known.mean() > error)
+
+
+def _mean(scores: Floats) -> float:
+    return float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
 
 
 def split(subjects: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -62,17 +82,19 @@ def split(subjects: Sequence[str], share: float, seed: int) -> tuple[list[str], 
     return order[:n], order[n:]
 
 
-def _score(
+def _scores(
     windows: Windows, judges: Sequence[str], others: Sequence[str], config: FitConfig, base: AccConfig, seed: int
-) -> float:
+) -> Floats:
+    """(n_judges,) balanced accuracy of each, mean over the masks; NaN where nothing can be asked."""
     shaped = replace(base, ecg_times=windows.ecg.shape[2], eda_times=windows.eda.shape[2])
     model = fit(windows, others, config, shaped, seed).model
+    return np.array([_score(model, windows, subject) for subject in judges])
+
+
+def _score(model: ACC, windows: Windows, subject: str) -> float:
     found = []
     for mask in MASKS.values():
-        for subject in judges:
-            index = asked(windows, subject, mask)
-            if len(index):
-                found.append(
-                    balanced_accuracy(windows.label[index], predict(model, windows, index, mask).astype(float))
-                )
-    return float(np.nanmean(found)) if np.isfinite(found).any() else 0.0
+        index = asked(windows, subject, mask)
+        if len(index):
+            found.append(balanced_accuracy(windows.label[index], predict(model, windows, index, mask).astype(float)))
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
