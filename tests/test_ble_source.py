@@ -374,6 +374,23 @@ def test_a_lost_bond_is_renewed_with_an_agent(caplog: pytest.LogCaptureFixture) 
     assert "removed" in caplog.text
 
 
+def test_a_lost_bond_that_bluez_does_not_remove_yet_is_not_connected_with() -> None:
+    lost = fault(RadioFault.AUTHENTICATION)
+
+    async def scenario() -> None:
+        async with Scene(chest=chest(lost, lost, FOR_EVER), agent=True) as scene:
+            scene.repairs.bonds.add(CHEST.address)
+            scene.repairs.refuses["unbond"] = fault(RadioFault.TIMEOUT)
+            await scene.until(lambda: scene.repairs.done.count("unbond") == 2)
+            assert len(scene.peripherals["chest"].attempts_s) == 2
+            del scene.repairs.refuses["unbond"]
+            await scene.data(1)
+            assert (scene.repairs.bonds, scene.peripherals["chest"].paired) == (set(), 1)
+            assert "refused" not in scene.states()
+
+    run_virtual(scenario())
+
+
 def test_a_bonded_link_that_ends_again_and_again_before_data_counts_as_a_lost_bond() -> None:
     def prepare(scene: Scene) -> None:
         scene.repairs.bonds.add(CHEST.address)

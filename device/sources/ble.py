@@ -178,6 +178,8 @@ class BleSource:
         if self.link.state != "searching":
             self._say("searching")
         name, address = self.name, self.sensor.address
+        if self._pair_next and await self._radio.unbond(address):
+            _log.warning("sensor %s: its bond is removed, for the sensor has lost its side", name, extra=self._fields)
         session = Session(name, self.codec, self._clock_ns, self._give, lambda why: self._say("streaming", why))
         client = await self._radio.central.connect(address, limit_s=CONNECT_S, on_disconnect=session.ended.set)
         try:
@@ -325,18 +327,9 @@ class BleSource:
         else:
             await self._radio.wait(step.wait_s, seen)
         if step.rung is Rung.PAIR:
-            await self._prepare_to_pair()
+            self._pair_next = True
         else:
             await self._radio.climb(step.rung, self.sensor.address)
-
-    async def _prepare_to_pair(self) -> None:
-        """Drop the host's side of a bond that the sensor has lost; without it there is nothing to lose."""
-        address = self.sensor.address
-        if await self._radio.bonded(address):
-            why = "the sensor has lost its side"
-            _log.warning("sensor %s: its bond is removed, for %s", self.name, why, extra=self._fields)
-            await self._radio.unbond(address)
-        self._pair_next = True
 
     def _next_step(self, fault: Fault, *, restartable: bool = True) -> Step:
         now_s = asyncio.get_running_loop().time()

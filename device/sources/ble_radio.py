@@ -109,13 +109,15 @@ class Radio:
         """Whether the last link ended for a lost bond, and what is said of its end."""
         return self.repairs.end_of_link(address) if self.repairs else (False, "")
 
-    async def unbond(self, address: str) -> None:
-        """Drop the host's side of a bond; a failure is logged."""
-        try:
-            if self.repairs:
-                await self.repairs.unbond(address)
-        except RadioError as error:
-            _log.warning("%s: its bond could not be removed: %s", address, error)
+    async def unbond(self, address: str) -> bool:
+        """Drop the host's side of a bond, if there is one; whether there was.
+
+        Raises RadioError where BlueZ does not answer: a connection with a bond that one side has lost is no use.
+        """
+        if self.repairs is None or not await self.repairs.bonded(address):
+            return False
+        await self.repairs.unbond(address)
+        return True
 
     async def climb(self, rung: Rung, address: str) -> str:
         """Do what a rung says, for everyone at once; what could not be done, empty where all went well."""
