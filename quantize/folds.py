@@ -59,7 +59,7 @@ def int8_folds(
         material = Material(people, config, mode)
         todo = [s for s in material.subjects if not _is_made(places, mode, s, seed)]
         for candidate in config.inner.candidates if todo else ():
-            material.windows((float(candidate[0]), float(candidate[1])))
+            material.windows(candidate)
         _work = _Work(material, places, seed)
         with get_context("fork").Pool(workers) as pool:
             for done, line in enumerate(pool.imap(_convert_one, todo), 1):
@@ -124,6 +124,4 @@ def _masks(
 def _one(classifier: Classifier, windows: Windows, i: int, mask: str) -> npt.NDArray[np.float64]:
     """(n_outputs,) probabilities of one window, shown what the mask allows of what is present."""
     shown = [m for k, m in enumerate(MODALITIES) if windows.present[i, k] and MASKS[mask][k]]
-    logits = classifier.logits({m: getattr(windows, m)[i] for m in shown}).astype(np.float64)
-    powers = np.exp(logits - logits.max())
-    return np.asarray(powers / powers.sum())
+    return classifier.probabilities({m: getattr(windows, m)[i] for m in shown}).astype(np.float64)

@@ -253,7 +253,7 @@ def test_a_bad_checkpoint_is_named_and_not_run(tmp_path: Path, capsys: pytest.Ca
 
 def test_windows_of_another_kind_are_refused(made: Made, tmp_path: Path) -> None:
     chosen = made.distilled.features
-    save_windows(tmp_path / "w.npz", made.table, made.distilled, SPEC.clip)
+    save_windows(tmp_path / "w.npz", scaled(made.table.x, made.table.present, chosen, SPEC.clip), made.table)
     pool = read_pool(tmp_path / "w.npz", SPEC, tmp_path, features=chosen)
     assert pool.arrays["ecg"].shape == (len(made.table.x), len(chosen.of("ecg")))
     with pytest.raises(CalibrationError, match="give the features that affectd-train distil wrote"):
@@ -268,7 +268,8 @@ def test_windows_of_another_kind_are_refused(made: Made, tmp_path: Path) -> None
 def make_bundle(made: Made, distilled: Distilled, folder: Path, **results: Any) -> Bundle:
     """Through files, as the commands do it; one conversion."""
     save_student(folder / "c.pt", distilled, SPEC, LABELS, provenance())
-    save_windows(folder / "w.npz", made.table, distilled, SPEC.clip)
+    inputs = scaled(made.table.x, made.table.present, distilled.features, SPEC.clip)
+    save_windows(folder / "w.npz", inputs, made.table)
     checkpoint = read_checkpoint(folder / "c.pt")
     pool = read_pool(folder / "w.npz", SPEC, folder, features=checkpoint.features)
     (folder / "work").mkdir()

@@ -18,7 +18,7 @@ import click
 
 from device.pipeline.errors import PipelineError
 from train.data.command import data
-from train.distil_command import distil
+from train.distil_command import distil, save_windows
 from train.errors import DataError, TrainError
 from train.report.command import report
 
@@ -236,8 +236,7 @@ def loso(
 @click.option("--without", default="", help="Subjects to leave out, comma separated.")
 def fit(path: Path, root: Path | None, out: Path, workers: int, mode: str, seed: int, without: str) -> None:
     """Train one network on everyone; write its checkpoint and the windows that quantization calibrates with."""
-    import numpy as np
-
+    from device.pipeline.spec import MODALITIES
     from train.config import read_config
     from train.data import datasets
     from train.evaluate import Fold, Material
@@ -259,14 +258,13 @@ def fit(path: Path, root: Path | None, out: Path, workers: int, mode: str, seed:
     fitted = material.network(
         "acc", fold, choice, seed, on_epoch=lambda row: say(f"epoch {row['epoch']:g}: loss {row['loss']:.4f}")
     )
-    entry, surrogate = datasets.get(config.dataset), any(material.surrogate.values())
-    about = {"name": entry.name, "licence": entry.licence, "url": entry.url}
+    dataset, surrogate = datasets.get(config.dataset), any(material.surrogate.values())
     provenance = {
         "name": f"acc-{config.dataset}",
         "task": config.task,
         "train_subjects": list(fitted.train_subjects),
         "test_subjects": sorted(kept),
-        "datasets": [{**about, "subjects": len(fold.train), "surrogate_ecg": surrogate}],
+        "datasets": [dataset.learned_from(len(fold.train), surrogate)],
         "seeds": [seed],
         "commit": _commit(),
         "command": f"affectd-train fit --config {path} --mode {mode} --seed {seed}"
@@ -277,10 +275,7 @@ def fit(path: Path, root: Path | None, out: Path, workers: int, mode: str, seed:
     }
     spec, windows = material.spec(choice.candidate), material.windows(choice.candidate)
     save_checkpoint(out / "acc.pt", fitted.model, spec, material.task.labels, provenance)
-    np.savez(
-        out / "windows.npz",
-        ecg=windows.ecg, eda=windows.eda, present=windows.present, label=windows.label, subject=windows.subject,
-    )  # fmt: skip
+    save_windows(out / "windows.npz", {m: getattr(windows, m) for m in MODALITIES}, windows)
     print(f"{out / 'acc.pt'}: trained; windows for quantization in {out / 'windows.npz'}")
 
 

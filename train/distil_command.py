@@ -5,15 +5,18 @@ Knows nothing of how a student learns. It ends as ``affectd-train fit`` does, fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from train.distil import Distilled, Table
     from train.evaluate import Material
+    from train.windows import Windows
 
 TEACHERS = ("best", "classical-lda", "classical-lr", "classical-rf", "classical-gb")
 CHECKPOINT, WINDOWS = "classical.pt", "classical.npz"
@@ -38,7 +41,7 @@ def distil(
     from train.cli import Progress, _people, data_root
     from train.config import read_config
     from train.distil import distil as teach
-    from train.distil import save_student
+    from train.distil import save_student, scaled
     from train.evaluate import Material
 
     say = Progress()
@@ -58,7 +61,7 @@ def distil(
     command += f" --teacher {teacher} --seed {seed}" + (f" --without {','.join(left_out)}" if left_out else "")
     about = _provenance(material, made, left_out, seed, command)
     save_student(out / CHECKPOINT, made, spec, labels, about)
-    save_windows(out / WINDOWS, table, made, spec.clip)
+    save_windows(out / WINDOWS, scaled(table.x, table.present, made.features, spec.clip), table)
     print(f"{out / CHECKPOINT}: distilled from {made.teacher}; windows for quantization in {out / WINDOWS}")
 
 
@@ -70,14 +73,11 @@ def table_of(material: Material, candidate: tuple[float, float]) -> Table:
     return Table(material.features(candidate), windows.present, windows.label, windows.subject)
 
 
-def save_windows(path: Path, table: Table, made: Distilled, clip: float) -> None:
-    """The student's inputs for every window, as affectd-quantize reads them."""
-    from train.distil import scaled
-
-    inputs = scaled(table.x, table.present, made.features, clip)
+def save_windows(path: Path, inputs: Mapping[str, npt.NDArray[np.float32]], rows: Table | Windows) -> None:
+    """A network's ``ecg`` and ``eda`` inputs for every window, as affectd-quantize reads them."""
     np.savez(
         path,
-        ecg=inputs["ecg"], eda=inputs["eda"], present=table.present, label=table.label, subject=table.subject,
+        ecg=inputs["ecg"], eda=inputs["eda"], present=rows.present, label=rows.label, subject=rows.subject,
     )  # fmt: skip
 
 
@@ -85,8 +85,7 @@ def _provenance(material: Material, made: Distilled, left_out: list[str], seed: 
     from train.cli import _commit, _versions
     from train.data import datasets
 
-    entry, config = datasets.get(material.config.dataset), material.config
-    about = {"name": entry.name, "licence": entry.licence, "url": entry.url}
+    dataset, config = datasets.get(material.config.dataset), material.config
     surrogate = any(material.surrogate[s] for s in made.train_subjects)
     return {
         "name": f"classical-{config.dataset}",
@@ -96,7 +95,7 @@ def _provenance(material: Material, made: Distilled, left_out: list[str], seed: 
         "inner": made.inner,
         "train_subjects": list(made.train_subjects),
         "test_subjects": left_out,
-        "datasets": [{**about, "subjects": len(made.train_subjects), "surrogate_ecg": surrogate}],
+        "datasets": [dataset.learned_from(len(made.train_subjects), surrogate)],
         "seeds": [seed],
         "commit": _commit(),
         "command": command,

@@ -178,9 +178,9 @@ def _run_mode(work: _Work, mode: str, say: Callable[[str], None]) -> bool:
 def _make_material(work: _Work, with_features: bool) -> None:
     """Windows and features before forking, so that all workers share them."""
     for candidate in work.material.config.inner.candidates:
-        work.material.windows((float(candidate[0]), float(candidate[1])))
+        work.material.windows(candidate)
         if with_features:
-            work.material.features((float(candidate[0]), float(candidate[1])))
+            work.material.features(candidate)
 
 
 def _mapped(work: _Work, job: Callable[..., str], jobs: Sequence[tuple[Any, ...]]) -> Iterator[str]:
@@ -313,14 +313,14 @@ def _keep(work: _Work, fold: Fold, choice: Choice, seed: int, system: str, model
     """The fold's network as a checkpoint, for what is asked of it later (its int8 file)."""
     material = work.material
     path = work.places.fold(material.mode, system, fold.test, seed, ".pt")
-    entry, said = datasets.get(material.config.dataset), work.provenance
-    learned = {"name": entry.name, "licence": entry.licence, "url": entry.url, "subjects": len(fold.train)}
+    dataset, said = datasets.get(material.config.dataset), work.provenance
+    surrogate = any(material.surrogate[s] for s in fold.train)
     about = {
         "name": f"{system}-{material.config.dataset}",
         "task": material.config.task,
         "train_subjects": list(fold.train),
         "test_subjects": [fold.test],
-        "datasets": [{**learned, "surrogate_ecg": any(material.surrogate[s] for s in fold.train)}],
+        "datasets": [dataset.learned_from(len(fold.train), surrogate)],
         "seeds": [seed],
         "commit": said.get("commit", "unknown"),
         "command": said.get("command", ""),

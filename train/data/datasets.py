@@ -11,6 +11,7 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from train.data.errors import DataError
 from train.data.types import Recording
@@ -38,6 +39,11 @@ class DataSet:
     """Subjects on disk in natural order. Raises DataError where there is none."""
     load: Callable[[Path, str], list[Recording]]
     """Sessions of one subject in order. Raises DataError where a file breaks the layout."""
+
+    def learned_from(self, subjects: int, surrogate_ecg: bool) -> dict[str, Any]:
+        """What a checkpoint, and a bundle's card after it, says of the data that a network learned from."""
+        about = {"name": self.name, "licence": self.licence, "url": self.url}
+        return {**about, "subjects": subjects, "surrogate_ecg": surrogate_ecg}
 
 
 _LAYOUTS = {
