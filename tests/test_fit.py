@@ -66,6 +66,18 @@ def test_windows_without_a_label_or_a_sensor_do_not_count(windows: Windows) -> N
     assert are_same(weights(windows), weights(unlabelled))
 
 
+def test_a_network_of_one_sensor_learns_from_all_windows_that_have_it_and_no_others(windows: Windows) -> None:
+    alone = replace(SHAPE, modalities=("eda",))
+    has = windows.present[:, 1]
+    bare = replace(windows, present=windows.present & [False, True])  # no ECG, hence no window to be taken EDA from
+    each = (windows, only(windows, np.flatnonzero(has)), bare)
+    found = [fit(one, SUBJECTS, QUICK, alone, 3).model.state_dict() for one in each]
+    assert are_same(found[0], found[1])
+    assert are_same(found[0], found[2])
+    nobody = replace(windows, present=windows.present & [True, False])
+    fit(nobody, SUBJECTS, QUICK, alone, 3)  # there is no crash where nobody wears it
+
+
 def test_windows_are_left_as_they_were(windows: Windows) -> None:
     before = {name: getattr(windows, name).copy() for name in Windows.__dataclass_fields__}
     weights(windows)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from device.pipeline.spec import SignalSpec
+from device.pipeline.spec import MODALITIES, SignalSpec
 from train.augment import Augmentation, augmented, mixed
 from train.errors import CheckpointError
 from train.models.acc import ACC, AccConfig
@@ -74,13 +74,16 @@ def fit(
     world: World = ALONE,
     on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Fitted:
-    """Train on the named subjects only.
+    """Train on the named subjects only; a network of one modality on the windows that have it, and never without it.
 
     ``on`` is torch's name of the processor. In a world of several each takes its share of every batch and the
     gradients are averaged: all end with the same network.
     """
     _seed(seed)
+    present = windows.present & [m in model_config.modalities for m in MODALITIES]
     train = windows.of(subjects)
+    own = train[present[train].any(axis=1)]
+    train = own if len(own) else train  # nobody wears it: the network learns how common each class is
     model = ACC(model_config).to(on, memory_format=torch.channels_last)  # a third faster on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
     phases = max(1, round(len(train) / config.epoch_windows))
@@ -97,7 +100,7 @@ def fit(
         total = 0.0
         for batch in np.array_split(chosen, batches):
             ecg, eda, mask = augmented(
-                windows.ecg[batch], windows.eda[batch], windows.present[batch], config.augmentation, sfreqs, rng
+                windows.ecg[batch], windows.eda[batch], present[batch], config.augmentation, sfreqs, rng
             )
             ecg, eda, mask, order, share = mixed(ecg, eda, mask, config.mixup, rng)
             mine = slice(world.rank, None, world.size)
