@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from device.pipeline.spec import SignalSpec, default_spec
 from train.config import Inner
 from train.errors import CheckpointError
-from train.fit import FORMAT, load_checkpoint, save_checkpoint
+from train.fit import FORMAT, load_checkpoint, network, save_checkpoint
 from train.models.acc import ACC, DIRECTIONS, AccConfig, count_macs, count_parameters, example_inputs
 from train.systems import NETWORKS, network_config
 from train.windows import shortened
@@ -82,7 +82,7 @@ def test_the_default_is_the_largest_candidate() -> None:
 @pytest.mark.parametrize("system", NETWORKS)
 def test_costs_stay_below_the_bars_for_every_candidate(system: str) -> None:
     for shape in Inner().candidates:
-        net = ACC(network_config(system, candidate(*shape)))
+        net = network(network_config(system, candidate(*shape)))
         assert count_macs(net) <= MAX_MACS
         assert count_parameters(net) <= MAX_INT8_BYTES // 2  # the other half is the file's structure
 

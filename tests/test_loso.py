@@ -21,7 +21,7 @@ from two_processes import SYSTEMS, his_windows, network, shared_config
 
 from train import evaluate
 from train import loso as module
-from train.config import Config, Inner
+from train.config import Config, EmoBedTable, Inner
 from train.errors import LeakError, PrepareError
 from train.evaluate import Fold
 from train.fit import load_checkpoint, predict
@@ -184,6 +184,32 @@ def test_a_system_asked_for_later_is_added_to_what_is_there(people: list[Prepare
     assert added == {"classical-lr"}
     for path in whole.rglob("classical-lr/*"):
         path.unlink()
+
+
+def test_emobed_s_training_is_chosen_once_in_each_fold_and_said(people: list[Prepared], tmp_path: Path) -> None:
+    candidates = ({"triplet": 0.1}, {"triplet": 1.0, "distance": "euclidean"})
+    asked = config(systems=("emobed", "emobed-joint", "acc"), emobed=EmoBedTable(3, candidates), seeds=(0, 1))
+    run(people, tmp_path, asked)
+    places = Places(tmp_path, asked)
+    for person in ("P0", "P1", "P2"):
+        chosen = json.loads(places.crossmodal("cold_start", person).read_text())
+        assert person not in chosen["subjects"]
+        assert len(chosen["scores"]) == len(candidates) + 1  # and the one window
+        for system, triplet in (("emobed", True), ("emobed-joint", True), ("acc", False)):
+            for seed in asked.seeds:
+                said = json.loads(places.fold("cold_start", system, person, seed).read_text())["choice"]
+                assert ("triplet" in said) == triplet
+                assert not triplet or said["distance"] == chosen["crossmodal"]["distance"]
+    kept = load_checkpoint(places.fold("cold_start", "emobed", "P0", 0, ".pt"))[0]
+    assert vars(kept.config)["embedding"] == 3
+    before = ages(tmp_path)
+    assert not run(people, tmp_path, asked)
+    assert ages(tmp_path) == before
+    with pytest.raises(LeakError, match="P0"):
+        path = places.crossmodal("cold_start", "P0")
+        path.write_text(path.read_text().replace('"subjects": ["P1"', '"subjects": ["P0", "P1"'))
+        places.fold("cold_start", "emobed", "P0", 1).unlink()
+        run(people, tmp_path, asked)
 
 
 def test_keys_follow_windows_mode_configuration_and_code(

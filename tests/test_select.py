@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from train.config import Inner
 from train.evaluate import Material
 from train.fit import FitConfig
 from train.models.acc import AccConfig
-from train.select import Candidate, Choice, _is_clear, choose, split
+from train.models.emobed import EmoBedConfig
+from train.objective import NO_CROSSMODAL, Crossmodal
+from train.select import Candidate, Choice, _is_clear, choose, choose_crossmodal, split
 from train.windows import Windows
 
 SUBJECTS = ("P0", "P1", "P2", "P3")
@@ -86,15 +89,44 @@ def test_fits_are_short_and_made_without_the_judges(
 
     asked = []
 
-    def spy(w: Windows, subjects: list[str], config: FitConfig, model: AccConfig, seed: int) -> object:
+    def spy(w: Windows, subjects: list[str], config: FitConfig, model: AccConfig, seed: int, **more: Any) -> object:
         asked.append((tuple(subjects), config, model.ecg_times, model.eda_times))
-        return fit(w, subjects, config, model, seed)
+        return fit(w, subjects, config, model, seed, **more)
 
     fit = select.fit
     monkeypatch.setattr(select, "fit", spy)
     chosen(windows, replace_epochs(2))
     others = tuple(split(SUBJECTS, INNER.share, 0)[1])
     assert asked == [(others, replace(FIT, epochs=2), 7680, n_eda) for n_eda in (240, 480)]
+
+
+def test_emobed_s_training_is_chosen_on_the_same_people_and_the_window_stays(
+    windows: dict[Candidate, Windows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ways are fitted on the same part as windows are; a way that is alone needs no fit."""
+    from train import select
+
+    asked = []
+
+    def spy(w: Windows, subjects: list[str], config: FitConfig, *rest: Any, crossmodal: Crossmodal) -> object:
+        asked.append((tuple(subjects), config.epochs, crossmodal))
+        return fit(w, subjects, config, *rest, crossmodal=crossmodal)
+
+    fit = select.fit
+    monkeypatch.setattr(select, "fit", spy)
+    first, ways = Choice(*LONG, {"60/120": 0.9}, SUBJECTS), (NO_CROSSMODAL, Crossmodal(triplet=0.1))
+
+    def choice(w: Windows, ways: tuple[Crossmodal, ...]) -> Choice:
+        return choose_crossmodal(first, w, SUBJECTS, ways, replace_epochs(2), FIT, EmoBedConfig(**TINY))
+
+    found = choice(windows[LONG], ways)
+    others = tuple(split(SUBJECTS, INNER.share, 0)[1])
+    assert asked == [(others, 2, way) for way in ways]
+    assert found.crossmodal in ways
+    assert (found.candidate, found.subjects, found.scores["60/120"], len(found.scores)) == (LONG, SUBJECTS, 0.9, 3)
+    assert found == choice(spoiled(windows[LONG], "P4"), ways)
+    assert choice(windows[LONG], ways[1:]) == replace(first, crossmodal=ways[1])
+    assert len(asked) == 4
 
 
 def test_judges_of_one_class_only_decide_nothing() -> None:

@@ -17,22 +17,28 @@ from device.pipeline.features import FEATURES, columns, features
 from train.config import System
 from train.errors import LeakError
 from train.evaluate import Material
-from train.fit import MASKS
+from train.fit import MASKS, FitConfig, network
 from train.models import classical
 from train.models.acc import ACC, AccConfig
+from train.models.emobed import EmoBedConfig
+from train.objective import NO_CROSSMODAL, Crossmodal
 from train.prepare import MAX_BRIDGED
 from train.systems import (
     DECISION_FUSION,
+    EMOBED,
     NETWORKS,
     PARTS,
     asked,
     assert_scaled_on,
     classical_model,
+    crossmodal,
     feature_table,
+    fit_config,
     fused,
     masks_of,
     network_config,
     shown_features,
+    sweeps,
 )
 
 SPEC = made_config().longest()
@@ -48,9 +54,10 @@ def test_networks_differ_in_what_they_are_named_for_and_in_nothing_else() -> Non
     found = {name: network_config(name, base) for name in NETWORKS}
     assert found["acc"] == base
     for name, config in found.items():
-        assert replace(base, **NETWORKS[name]) == config
+        assert vars(replace(base, **NETWORKS[name].model)).items() <= vars(config).items()
+        assert isinstance(config, EmoBedConfig) == (name in EMOBED)
         assert (config.n_outputs, config.widths) == (3, (4, 5))
-    graphs = {name: {n.split(".")[0] for n, _ in ACC(c).named_parameters()} for name, c in found.items()}
+    graphs = {name: {n.split(".")[0] for n, _ in network(c).named_parameters()} for name, c in found.items()}
     assert not any(n.endswith("gate.weight") for n, _ in ACC(found["unattended"]).named_parameters())
     assert "connections" in graphs["unattended"]
     assert all("connections" not in graphs[name] for name in ("feature-fusion", "ecg-only", "eda-only"))
@@ -59,7 +66,26 @@ def test_networks_differ_in_what_they_are_named_for_and_in_nothing_else() -> Non
 def test_a_network_of_one_sensor_is_asked_with_that_sensor_only() -> None:
     assert masks_of("ecg-only") == {"ecg": (1.0, 0.0)}
     assert masks_of("eda-only") == {"eda": (0.0, 1.0)}
-    assert all(masks_of(s) == MASKS for s in get_args(System) if s not in PARTS.values())
+    assert all(masks_of(s) == MASKS for s in get_args(System) if not s.endswith("-only"))
+
+
+def test_emobed_s_ablation_leaves_out_one_thing_each() -> None:
+    """Joint, triplet, sensors hidden at random: what each system is trained with."""
+    chosen, fits = Crossmodal(joint=0.7, triplet=0.2, margin=0.5), FitConfig()
+    found = {s: crossmodal(s, chosen) for s in NETWORKS}
+    hidden = {s: fit_config(s, fits).augmentation.modality_dropout > 0 for s in NETWORKS}
+    assert {s: (c.joint, c.triplet, hidden[s]) for s, c in found.items() if s in EMOBED} == {
+        "emobed": (0.7, 0.2, False),
+        "emobed-joint": (0.7, 0.0, False),
+        "emobed-triplet": (0.0, 0.2, False),
+        "emobed-neither": (0.0, 0.0, False),
+        "modality-dropout": (0.0, 0.0, True),
+        "emobed-ecg-only": (0.0, 0.0, True),
+        "emobed-eda-only": (0.0, 0.0, True),
+    }
+    assert {c.margin for s, c in found.items() if s in EMOBED} == {0.5}
+    assert all(found[s] == NO_CROSSMODAL and fit_config(s, fits) == fits for s in NETWORKS if s not in EMOBED)
+    assert [s for s in (*NETWORKS, "decision-fusion") if sweeps(s)] == ["emobed", "emobed-joint", "emobed-triplet"]
 
 
 def test_a_window_is_asked_where_the_mask_shows_something_of_it() -> None:

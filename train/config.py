@@ -18,6 +18,7 @@ from train.augment import Augmentation
 from train.errors import ConfigError, TaskError
 from train.fit import FitConfig
 from train.models.acc import ACC, AccConfig, example_inputs
+from train.objective import Crossmodal
 from train.tasks import Task, task_of
 from train.windows import shortened
 
@@ -25,6 +26,8 @@ Mode = Literal["cold_start", "calibrated"]
 System = Literal[
     "acc", "unattended", "feature-fusion", "decision-fusion", "ecg-only", "eda-only",
     "classical-lda", "classical-rf", "classical-gb", "classical-lr",
+    "emobed", "emobed-joint", "emobed-triplet", "emobed-neither", "modality-dropout",
+    "emobed-ecg-only", "emobed-eda-only",
 ]  # fmt: skip
 SOME = msgspec.Meta(min_length=1)
 REMEDY = "see train/runs for examples"
@@ -59,6 +62,19 @@ class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of each candidate's fit."""
 
 
+class EmoBedTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """EmoBed's network and the ways of training it among which each fold chooses on its training subjects."""
+
+    embedding: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    """Dimensions of the space."""
+    candidates: Annotated[tuple[dict[str, Any], ...], SOME] = ({},)
+    """Keys of train.objective.Crossmodal; the first is kept unless another is clearly better."""
+
+    def crossmodals(self) -> tuple[Crossmodal, ...]:
+        """The candidates."""
+        return tuple(Crossmodal(**candidate) for candidate in self.candidates)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One evaluation: one task on one data set."""
 
@@ -71,6 +87,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: TaskTable | None = None
     """Where the task is not one of train.tasks."""
     inner: Inner = Inner()
+    emobed: EmoBedTable = EmoBedTable()
     fit: dict[str, Any] = {}
     """Keys of train.fit.FitConfig; ``augmentation`` is a table of train.augment.Augmentation."""
     model: dict[str, Any] = {}
@@ -124,6 +141,8 @@ def _check(path: Path, config: Config) -> None:
     _check_table(path, "fit.augmentation", config.fit.get("augmentation", {}), Augmentation)
     _check_table(path, "fit", config.fit, FitConfig)
     _check_table(path, "model", config.model, AccConfig)
+    for i, candidate in enumerate(config.emobed.candidates):
+        _check_table(path, f"emobed.candidates[{i}]", candidate, Crossmodal)
     for window, context in config.inner.candidates:
         try:
             spec = shortened(config.longest(), window, context)

@@ -21,7 +21,7 @@ from train.errors import LeakError
 from train.fit import MASKS, Fitted, fit, predict
 from train.models.acc import AccConfig
 from train.prepare import Prepared
-from train.select import Candidate, Choice, choose
+from train.select import Candidate, Choice, choose, choose_crossmodal
 from train.systems import (
     DECISION_FUSION,
     NETWORKS,
@@ -29,7 +29,9 @@ from train.systems import (
     asked,
     assert_scaled_on,
     classical_model,
+    crossmodal,
     feature_table,
+    fit_config,
     fused,
     masks_of,
     network_config,
@@ -132,6 +134,18 @@ class Material:
         assert_no_leak(choice.subjects, [fold.test], f"choice of the window, fold {fold.test}")
         return choice
 
+    def choose_crossmodal(self, fold: Fold, choice: Choice) -> Choice:
+        """The same choice, and what EmoBed's network is trained for, from training subjects only."""
+        windows, spec = self.windows(choice.candidate), self.spec(choice.candidate)
+        base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
+        chosen = choose_crossmodal(
+            choice, windows, fold.train, self.config.emobed.crossmodals(), self.config.inner,
+            fit_config("emobed", self.config.fit_config()),
+            network_config("emobed", base, self.config.emobed.embedding),
+        )  # fmt: skip
+        assert_no_leak(chosen.subjects, [fold.test], f"choice of EmoBed's training, fold {fold.test}")
+        return chosen
+
     def network(
         self,
         system: str,
@@ -147,8 +161,10 @@ class Material:
         spec = self.spec(choice.candidate)
         base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
         fitted = fit(
-            self.windows(choice.candidate), fold.train, self.config.fit_config(), network_config(system, base), seed,
-            sfreqs=(spec.ecg.sfreq, spec.eda.sfreq), on=on, world=world, on_epoch=on_epoch,
+            self.windows(choice.candidate), fold.train, fit_config(system, self.config.fit_config()),
+            network_config(system, base, self.config.emobed.embedding), seed,
+            sfreqs=(spec.ecg.sfreq, spec.eda.sfreq), crossmodal=crossmodal(system, choice.crossmodal), on=on,
+            world=world, on_epoch=on_epoch,
         )  # fmt: skip
         assert_no_leak(fitted.train_subjects, [fold.test], f"fold {fold.test}, {system}")
         return fitted

@@ -23,10 +23,14 @@ from device.pipeline.spec import MODALITIES, SignalSpec
 from train.augment import Augmentation, augmented, mixed
 from train.errors import CheckpointError
 from train.models.acc import ACC, AccConfig
+from train.models.emobed import EmoBed, EmoBedConfig
+from train.objective import NO_CROSSMODAL, Batch, Crossmodal, crossmodal_loss, task_loss
 from train.windows import Windows
 from train.world import ALONE, World
 
 FORMAT = "affectd-checkpoint/2"
+KINDS: dict[str, type[AccConfig]] = {"acc": AccConfig, "emobed": EmoBedConfig}
+"""Name of a network in checkpoints -> its configuration."""
 MASKS: dict[str, tuple[float, float]] = {"both": (1.0, 1.0), "ecg": (1.0, 0.0), "eda": (0.0, 1.0)}
 """Evaluated sets of sensors: which of (ecg, eda) the network may see, as far as they are present."""
 
@@ -70,12 +74,14 @@ def fit(
     seed: int,
     *,
     sfreqs: tuple[float, float] = (128.0, 4.0),
+    crossmodal: Crossmodal = NO_CROSSMODAL,
     on: str = "cpu",
     world: World = ALONE,
     on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Fitted:
     """Train on the named subjects only; a network of one modality on the windows that have it, and never without it.
 
+    ``crossmodal`` is what an EmoBed network is trained for beside its task.
     ``on`` is torch's name of the processor. In a world of several each takes its share of every batch and the
     gradients are averaged: all end with the same network.
     """
@@ -84,7 +90,7 @@ def fit(
     train = windows.of(subjects)
     own = train[present[train].any(axis=1)]
     train = own if len(own) else train  # nobody wears it: the network learns how common each class is
-    model = ACC(model_config).to(on, memory_format=torch.channels_last)  # a third faster on a CPU
+    model = network(model_config).to(on, memory_format=torch.channels_last)  # a third faster on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
     phases = max(1, round(len(train) / config.epoch_windows))
     batches = max(1, len(train) // phases // config.batch)
@@ -104,9 +110,10 @@ def fit(
             )
             ecg, eda, mask, order, share = mixed(ecg, eda, mask, config.mixup, rng)
             mine = slice(world.rank, None, world.size)
-            logits = model(tensor(ecg[mine], on), tensor(eda[mine], on), torch.from_numpy(mask[mine]).to(on))
+            shown = tensor(ecg[mine], on), tensor(eda[mine], on), torch.from_numpy(mask[mine]).to(on)
             first, other = (torch.from_numpy(windows.label[b][mine]).to(on) for b in (batch, batch[order]))
-            loss = (share * loss_of(logits, first) + (1 - share) * loss_of(logits, other)).mean()
+            step = Batch(*shown, *_blend(loss_of, first, other, share))
+            loss = crossmodal_loss(model, step, crossmodal) if isinstance(model, EmoBed) else task_loss(model, step)
             optimizer.zero_grad()
             loss.backward()
             world.average_gradients(model)
@@ -128,6 +135,22 @@ def _running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         return value + min(decay, (1 + int(steps)) / (10 + int(steps))) * (so_far - value)
 
     return mean
+
+
+def network(config: AccConfig) -> ACC:
+    """A fresh network of the kind that its configuration is for."""
+    return EmoBed(config) if isinstance(config, EmoBedConfig) else ACC(config)
+
+
+def _blend(
+    loss_of: Callable[[Tensor, Tensor], Tensor], first: Tensor, other: Tensor, share: float
+) -> tuple[Callable[[Tensor], Tensor], Tensor, float]:
+    """Of blends of windows with labels ``first`` and ``other``: the task's losses, the greater part's label, purity."""
+
+    def task(logits: Tensor) -> Tensor:
+        return share * loss_of(logits, first) + (1 - share) * loss_of(logits, other)
+
+    return task, first if share > 0.5 else other, abs(2 * share - 1)
 
 
 def _seed(seed: int) -> None:
@@ -166,7 +189,7 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "format": FORMAT,
-        "model": {"name": "acc", "config": model.config.as_dict()},
+        "model": {"name": _kind(model.config), "config": model.config.as_dict()},
         "state": model.state_dict(),
         "spec": msgspec.json.encode(spec),
         "labels": list(labels),
@@ -175,13 +198,17 @@ def save_checkpoint(
     torch.save(content, path)
 
 
+def _kind(config: AccConfig) -> str:
+    return next(name for name, kind in KINDS.items() if type(config) is kind)
+
+
 def load_checkpoint(path: Path) -> tuple[ACC, dict[str, Any]]:
     """The network in evaluation mode and the checkpoint's other content; runs no code from the file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise CheckpointError(str(path), "format", f"{content['format']!r} where {FORMAT!r} is due", "train anew")
-        model = ACC(AccConfig(**content["model"]["config"]))
+        model = network(KINDS[content["model"]["name"]](**content["model"]["config"]))
         model.load_state_dict(content["state"])
     except CheckpointError:
         raise

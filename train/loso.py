@@ -27,15 +27,17 @@ from train.errors import PrepareError
 from train.evaluate import Fold, Material, assert_no_leak, folds, run_fold
 from train.fit import config_record, save_checkpoint
 from train.models.acc import AccConfig
+from train.objective import Crossmodal
 from train.prepare import Prepared
 from train.select import Choice
-from train.systems import SEEDLESS
+from train.systems import SEEDLESS, sweeps
 from train.world import ALONE, World
 
 HERE = Path(__file__).parent
 SHAPING = (
-    "augment.py", "evaluate.py", "fit.py", "select.py", "systems.py", "tasks.py", "windows.py", "models/acc.py",
-    "models/blocks.py", "metrics.py", "../device/pipeline/model_input.py", "../device/pipeline/spec.py",
+    "augment.py", "evaluate.py", "fit.py", "objective.py", "select.py", "systems.py", "tasks.py", "windows.py",
+    "models/acc.py", "models/blocks.py", "models/emobed.py", "metrics.py", "../device/pipeline/model_input.py",
+    "../device/pipeline/spec.py",
 )  # fmt: skip
 """Files that every fold's figures depend on, beside the prepared windows."""
 SHAPING_CLASSICAL = ("models/classical.py", "../device/pipeline/features.py")
@@ -56,6 +58,10 @@ class Places:
     def choice(self, mode: str, subject: str) -> Path:
         """What was chosen inside a fold."""
         return self.out / "choices" / self.config.dataset / _plain(self.config.task) / mode / f"{_plain(subject)}.json"
+
+    def crossmodal(self, mode: str, subject: str) -> Path:
+        """What was chosen inside a fold of EmoBed's training."""
+        return self.choice(mode, subject).with_suffix(".emobed.json")
 
     def board(self, mode: str, system: str, subject: str, seed: int) -> Path:
         """Tensorboard's folder of one fit."""
@@ -83,7 +89,7 @@ class Options:
     minutes: float = float("inf")
     """After this no new fold is begun."""
     tensorboard: bool = False
-    keep_networks: tuple[str, ...] = ("acc",)
+    keep_networks: tuple[str, ...] = ("acc", "emobed")
     """Systems whose network of the first seed is kept beside its result."""
 
 
@@ -214,11 +220,25 @@ def _choice(work: _Work, fold: Fold) -> Choice:
 def _own_choice(work: _Work, fold: Fold) -> Choice:
     """From disk where it was made before from the same."""
     path = work.places.choice(work.material.mode, fold.test)
+    return _kept(work, path, lambda: work.material.choose(fold))
+
+
+def _crossmodal_choice(work: _Work, fold: Fold, choice: Choice) -> Choice:
+    """With what EmoBed's network is trained for."""
+    path = work.places.crossmodal(work.material.mode, fold.test)
+    made = _fit_world(work).as_first(_kept(work, path, lambda: work.material.choose_crossmodal(fold, choice)))
+    assert_no_leak((*made.subjects, *fold.train), [fold.test], f"choice of the training, fold {fold.test}")
+    return made
+
+
+def _kept(work: _Work, path: Path, make: Callable[[], Choice]) -> Choice:
+    """A choice from disk where it was made before from the same, else made and kept."""
     if _is_made(path, work.key("acc")):
         tree = json.loads(path.read_text())
         tree.pop("key")
-        return Choice(**{**tree, "subjects": tuple(tree["subjects"])})
-    choice = work.material.choose(fold)
+        crossmodal = Crossmodal(**tree.pop("crossmodal"))
+        return Choice(**{**tree, "subjects": tuple(tree["subjects"])}, crossmodal=crossmodal)
+    choice = make()
     if work.world.rank == 0 or work.options.parallel == "folds":
         write_json(path, {**asdict(choice), "key": work.key("acc")})
     return choice
@@ -232,6 +252,8 @@ def _run_one(fold: Fold, seed: int, systems: Sequence[str]) -> str:
         return ""
     material, places = work.material, work.places
     choice = _choice(work, fold)
+    if any(sweeps(system) for system in systems):
+        choice = _crossmodal_choice(work, fold, choice)
     figures, copied = [], _copied(work, fold, seed, systems)
     with _Board(places, material.mode, fold.test, seed, work.options.tensorboard) as board:
         rest = [system for system in systems if system not in copied]
@@ -301,7 +323,12 @@ def _record(
         "runtime": "float",
         "labels": list(material.task.labels),
         "surrogate_ecg": material.surrogate[fold.test],
-        "choice": {"window_s": choice.window_s, "eda_context_s": choice.eda_context_s, "scores": choice.scores},
+        "choice": {
+            "window_s": choice.window_s,
+            "eda_context_s": choice.eda_context_s,
+            **(asdict(choice.crossmodal) if sweeps(system) else {}),
+            "scores": choice.scores,
+        },
         "history": list(history),
         "masks": masks,
         "key": work.key(system),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from train.config import Inner
 from train.fit import MASKS, FitConfig, fit, predict
 from train.metrics import balanced_accuracy
 from train.models.acc import ACC, AccConfig
+from train.objective import CROSSMODAL, NO_CROSSMODAL, Crossmodal
 from train.systems import asked
 from train.windows import Windows
 
@@ -33,6 +35,8 @@ class Choice:
     """Candidate as ``window/context`` -> mean balanced accuracy over the judging subjects and the masks."""
     subjects: tuple[str, ...]
     """Everyone who was looked at."""
+    crossmodal: Crossmodal = CROSSMODAL
+    """What EmoBed's network is trained for."""
 
     @property
     def candidate(self) -> Candidate:
@@ -56,12 +60,42 @@ def choose(
     judges, others = split(subjects, inner.share, seed)
     quick = replace(fit_config, epochs=inner.epochs)
     scores = {c: _scores(windows[c], judges, others, quick, model_config, seed) for c in windows}
+    shown = {f"{window:g}/{context:g}": round(_mean(found), 4) for (window, context), found in scores.items()}
+    return Choice(*_first_or_better(scores), shown, tuple(sorted(subjects)))
+
+
+def choose_crossmodal(
+    choice: Choice,
+    windows: Windows,
+    subjects: Sequence[str],
+    candidates: Sequence[Crossmodal],
+    inner: Inner,
+    fit_config: FitConfig,
+    model_config: AccConfig,
+    seed: int = 0,
+) -> Choice:
+    """The same choice with a way of EmoBed's training, chosen likewise: the first candidate, unless one is better."""
+    if len(candidates) < 2:
+        return replace(choice, crossmodal=candidates[0])
+    judges, others = split(subjects, inner.share, seed)
+    quick = replace(fit_config, epochs=inner.epochs)
+    scores = {c: _scores(windows, judges, others, quick, model_config, seed, c) for c in candidates}
+    shown = {_words(c): round(_mean(found), 4) for c, found in scores.items()}
+    looked_at = tuple(sorted({*choice.subjects, *subjects}))
+    best = _first_or_better(scores)
+    return replace(choice, crossmodal=best, scores={**choice.scores, **shown}, subjects=looked_at)
+
+
+def _first_or_better(scores: Mapping[Any, Floats]) -> Any:
     best = next(iter(scores))
     for candidate, found in scores.items():
         if _is_clear(found - scores[best]):
             best = candidate
-    shown = {f"{window:g}/{context:g}": round(_mean(found), 4) for (window, context), found in scores.items()}
-    return Choice(*best, shown, tuple(sorted(subjects)))
+    return best
+
+
+def _words(crossmodal: Crossmodal) -> str:
+    return " ".join(f"{name}={value}" for name, value in vars(crossmodal).items())
 
 
 def _is_clear(gain: Floats) -> bool:
@@ -83,11 +117,17 @@ def split(subjects: Sequence[str], share: float, seed: int) -> tuple[list[str], 
 
 
 def _scores(
-    windows: Windows, judges: Sequence[str], others: Sequence[str], config: FitConfig, base: AccConfig, seed: int
+    windows: Windows,
+    judges: Sequence[str],
+    others: Sequence[str],
+    config: FitConfig,
+    base: AccConfig,
+    seed: int,
+    crossmodal: Crossmodal = NO_CROSSMODAL,
 ) -> Floats:
     """(n_judges,) balanced accuracy of each, mean over the masks; NaN where nothing can be asked."""
     shaped = replace(base, ecg_times=windows.ecg.shape[2], eda_times=windows.eda.shape[2])
-    model = fit(windows, others, config, shaped, seed).model
+    model = fit(windows, others, config, shaped, seed, crossmodal=crossmodal).model
     return np.array([_score(model, windows, subject) for subject in judges])
 
 

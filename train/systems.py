@@ -6,7 +6,7 @@ Knows nothing of folds or files: windows and training subjects in, probabilities
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,48 @@ from sklearn.pipeline import make_pipeline
 from device.pipeline.features import FEATURES, columns, features
 from device.pipeline.spec import MODALITIES, SignalSpec
 from train.errors import LeakError
-from train.fit import MASKS
+from train.fit import MASKS, FitConfig
 from train.models import classical
 from train.models.acc import AccConfig
+from train.models.emobed import EmoBedConfig
+from train.objective import NO_CROSSMODAL, Crossmodal
 from train.prepare import Prepared
 from train.windows import Windows
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-NETWORKS: Mapping[str, Mapping[str, Any]] = {
-    "acc": {},
-    "unattended": {"attention": "none"},
-    "feature-fusion": {"stages": ()},
-    "ecg-only": {"modalities": ("ecg",)},
-    "eda-only": {"modalities": ("eda",)},
+
+@dataclass(frozen=True)
+class Network:
+    """What differs from the attentive cross-modal network, and from its training."""
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of AccConfig: its connections' gates, its connections, a branch."""
+    crossmodal: Mapping[str, float] | None = None
+    """For an EmoBed network: keys of Crossmodal that are not as chosen."""
+    hides: bool = True
+    """Whether training hides a whole sensor at random."""
+
+
+_NEITHER = {"joint": 0.0, "triplet": 0.0}
+NETWORKS: Mapping[str, Network] = {
+    "acc": Network(),
+    "unattended": Network({"attention": "none"}),
+    "feature-fusion": Network({"stages": ()}),
+    "ecg-only": Network({"modalities": ("ecg",)}),
+    "eda-only": Network({"modalities": ("eda",)}),
+    "emobed": Network(crossmodal={}, hides=False),
+    "emobed-joint": Network(crossmodal={"triplet": 0.0}, hides=False),
+    "emobed-triplet": Network(crossmodal={"joint": 0.0}, hides=False),
+    "emobed-neither": Network(crossmodal=_NEITHER, hides=False),
+    "modality-dropout": Network(crossmodal=_NEITHER),
+    "emobed-ecg-only": Network({"modalities": ("ecg",)}, _NEITHER),
+    "emobed-eda-only": Network({"modalities": ("eda",)}, _NEITHER),
 }
-"""Name -> what differs from the attentive cross-modal network: its connections' gates, its connections, a branch."""
+"""``emobed`` is trained jointly and with triplets, its siblings with one of both or neither; ``modality-dropout`` is
+the same network that only loses a sensor at random; ``emobed-ecg-only`` never knew another sensor."""
+EMOBED = tuple(name for name, network in NETWORKS.items() if network.crossmodal is not None)
 DECISION_FUSION = "decision-fusion"
 """Mean of the probabilities of ecg-only and eda-only; the one there is where a sensor is missing."""
 PARTS = {"ecg": "ecg-only", "eda": "eda-only"}
@@ -44,15 +69,35 @@ SEEDLESS = ("classical-lda", "classical-lr", "classical-gb")
 """Systems that chance has no part in: one seed's figures are every seed's."""
 
 
-def network_config(system: str, base: AccConfig) -> AccConfig:
+def network_config(system: str, base: AccConfig, embedding: int = EmoBedConfig.embedding) -> AccConfig:
     """The configuration of a system's network."""
-    return replace(base, **NETWORKS[system])
+    config = replace(base, **NETWORKS[system].model)
+    return EmoBedConfig(**vars(config), embedding=embedding) if system in EMOBED else config
+
+
+def fit_config(system: str, base: FitConfig) -> FitConfig:
+    """How a system's network is trained."""
+    if NETWORKS[system].hides:
+        return base
+    return replace(base, augmentation=replace(base.augmentation, modality_dropout=0.0))
+
+
+def crossmodal(system: str, chosen: Crossmodal) -> Crossmodal:
+    """What a system's network is trained for beside its task."""
+    differs = NETWORKS[system].crossmodal
+    return NO_CROSSMODAL if differs is None else replace(chosen, **differs)
+
+
+def sweeps(system: str) -> bool:
+    """Whether a system's training has something of EmoBed's to choose."""
+    differs = NETWORKS[system].crossmodal if system in NETWORKS else None
+    return differs is not None and differs != _NEITHER
 
 
 def masks_of(system: str) -> dict[str, tuple[float, float]]:
     """Masks under which a system can be asked at all."""
-    own = {system_: modality for modality, system_ in PARTS.items()}.get(system)
-    return {own: MASKS[own]} if own else dict(MASKS)
+    modalities = NETWORKS.get(system, Network()).model.get("modalities", MODALITIES)
+    return {mask: shown for mask, shown in MASKS.items() if mask in modalities or len(modalities) > 1}
 
 
 def asked(windows: Windows, subject: str, mask: tuple[float, float]) -> Ints:

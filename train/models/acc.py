@@ -116,7 +116,12 @@ class ACC(nn.Module):
         )
 
     def features(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> Tensor:
-        """Pooled features (N, parts * width): ECG's window, EDA's window, EDA's window and context; absent ones zero.
+        """Pooled features (N, parts * width): ECG's, then both of EDA's; those of absent modalities zero."""
+        pooled = self.pooled(ecg, eda, mask)
+        return torch.cat([pooled[m] * mask[:, i : i + 1] for i, m in enumerate(MODALITIES) if m in pooled], dim=1)
+
+    def pooled(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Each branch's pooled features: ecg (N, width); eda (N, 2 * width), its window's, then window and context's.
 
         The means of now and of the whole let the head see a person's change without knowing his level.
         """
@@ -125,11 +130,8 @@ class ACC(nn.Module):
         masks = {m: mask[:, i : i + 1].reshape(-1, 1, 1, 1) for i, m in enumerate(MODALITIES)}
         for stage in range(len(self.config.widths)):
             x = self._connected(stage, {m: self.branches[m][stage](x[m]) for m in x}, masks)
-        pooled = [(x["ecg"], "ecg")] if "ecg" in x else []
-        if "eda" in x:
-            pooled += [(_last(x["eda"], self._window_steps()), "eda"), (x["eda"], "eda")]
-        means = [part.mean(dim=3, keepdim=True) * masks[m] for part, m in pooled]
-        return torch.cat(means, dim=1).flatten(1)
+        parts = {m: [x[m]] if m == "ecg" else [_last(x[m], self._window_steps()), x[m]] for m in x}
+        return {m: torch.cat([part.mean(dim=3) for part in parts[m]], dim=1).flatten(1) for m in parts}
 
     def _window_steps(self) -> int:
         """Steps of the window itself after the last stage."""
