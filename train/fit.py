@@ -7,7 +7,7 @@ chosen before, in train.select.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,15 +171,35 @@ def tensor(x: npt.NDArray[np.float32], on: str = "cpu") -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float], batch: int = 128
+    model: nn.Module, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float]
 ) -> npt.NDArray[np.float32]:
     """(len(index), n_outputs) probabilities; each window is shown what the mask allows of what is present."""
+    return np.concatenate(
+        [torch.softmax(model(*part), dim=1).numpy() for part in _batches(model, windows, index, mask)]
+    )
+
+
+@torch.no_grad()
+def predicted(
+    model: ACC, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Logits (len(index), n_outputs) and embeddings (len(index), n), which only EmoBed's network has (n is 0)."""
+    logits, embeddings = [], []
+    for part in _batches(model, windows, index, mask):
+        embedding = model.embedding(*part) if isinstance(model, EmoBed) else torch.empty(len(part[0]), 0)
+        logits.append(model(*part).double().numpy())
+        embeddings.append(embedding.double().numpy())
+    return np.concatenate(logits), np.concatenate(embeddings)
+
+
+def _batches(
+    model: nn.Module, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float], batch: int = 128
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The network's arguments, some windows at a time; puts it into evaluation mode."""
     model.eval()
-    out = []
     for part in np.array_split(index, max(1, len(index) // batch)):
         shown = torch.from_numpy(windows.present[part].astype(np.float32) * np.float32(mask))
-        out.append(torch.softmax(model(tensor(windows.ecg[part]), tensor(windows.eda[part]), shown), dim=1).numpy())
-    return np.concatenate(out)
+        yield tensor(windows.ecg[part]), tensor(windows.eda[part]), shown
 
 
 def save_checkpoint(
