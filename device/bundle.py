@@ -30,11 +30,12 @@ from device.errors import BundleError
 from device.pipeline.errors import SpecError
 from device.pipeline.feature_input import FeatureSpec
 from device.pipeline.spec import MODALITIES, SignalSpec
+from device.space import Space
 from firmware_bridge.packet import StreamInfo
 
 DEFAULT_BUNDLE = Path(__file__).with_name("bundles") / "default.affect"
 """The bundle shipped with affectd."""
-FORMAT = "affectd-bundle/1"
+FORMAT = "affectd-bundle/2"
 MANIFEST, MODEL, CARD, REPORT = PARTS = ("manifest.json", "model.tflite", "card.md", "report.json")
 HASHED = (MODEL, CARD, REPORT)
 """Parts whose sha256 the manifest carries; the manifest itself is covered by the container."""
@@ -74,8 +75,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Below or beyond these the device abstains. The least sqi is in the SignalSpec."""
 
-    min_probability: float
-    """A prediction whose largest probability is below this is ``uncertain``."""
+    min_probability: dict[str, float]
+    """Per mask: a prediction whose largest probability is below this is ``uncertain``."""
     max_clipped_share: float
     """A modality with a larger share of clipped input values is ``out_of_range``."""
 
@@ -142,6 +143,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Keys ecg, eda, mask."""
     output: TensorSpec
     """The logits."""
+    embedding: TensorSpec | None = None
+    """A second output, (1, n): where the window lies in the network's space, if it has one."""
+    space: Space | None = None
+    """Where known windows lie in it."""
     thresholds: Thresholds
     temperature: dict[str, float]
     """Per mask: logits are divided by this before the softmax; 1.0 leaves them as they are."""
@@ -324,9 +329,12 @@ def _contradictions(m: Manifest) -> Iterable[tuple[str, str]]:
     if len(set(m.labels)) != len(m.labels) or len(m.labels) < 2 or "" in m.labels:
         yield "labels", f"{list(m.labels)} are not two or more different labels"
     yield from _wrong_tensors(m)
-    for key in ("min_probability", "max_clipped_share"):
-        if not 0 <= getattr(m.thresholds, key) <= 1:
-            yield f"thresholds.{key}", "must be from 0 to 1"
+    yield from _wrong_keys("thresholds.min_probability", m.thresholds.min_probability, MASKS)
+    if not all(0 <= value <= 1 for value in m.thresholds.min_probability.values()):
+        yield "thresholds.min_probability", "must be from 0 to 1"
+    if not 0 <= m.thresholds.max_clipped_share <= 1:
+        yield "thresholds.max_clipped_share", "must be from 0 to 1"
+    yield from _wrong_space(m)
     yield from _wrong_keys("temperature", m.temperature, MASKS)
     low, high = TEMPERATURES
     if not all(low <= value <= high for value in m.temperature.values()):
@@ -338,6 +346,26 @@ def _contradictions(m: Manifest) -> Iterable[tuple[str, str]]:
     if m.surrogate_ecg != any(d.surrogate_ecg for d in m.provenance.datasets):
         yield "surrogate_ecg", f"{m.surrogate_ecg} where provenance.datasets say otherwise"
     yield from _wrong_keys("sha256", m.sha256, HASHED)
+
+
+def _wrong_space(m: Manifest) -> Iterable[tuple[str, str]]:
+    """An embedding without known windows, or the other way round; sizes and signs."""
+    if m.embedding is None or m.space is None:
+        if (m.embedding is None) != (m.space is None):
+            yield "space", "embedding and space belong together, one of them is missing"
+        return
+    shape, (classes, size) = m.embedding.shape, (len(m.labels), m.embedding.shape[-1])
+    if len(shape) != 2 or shape[0] != 1:
+        yield "embedding.shape", f"{shape} where (1, n) is needed"
+    for key in ("prototypes", "spread", "max_distance"):
+        yield from _wrong_keys(f"space.{key}", getattr(m.space, key), MASKS)
+    for rows in m.space.prototypes.values():
+        if len(rows) != classes or any(len(row) != size for row in rows):
+            yield "space.prototypes", f"must be {classes} rows of {size} numbers for each mask"
+    if any(len(row) != size or not min(row) > 0 for row in m.space.spread.values()):
+        yield "space.spread", f"must be {size} numbers above 0 for each mask"
+    if not all(value >= 0 for value in m.space.max_distance.values()):
+        yield "space.max_distance", "must be 0 or more"
 
 
 def _wrong_keys(place: str, given: Mapping[str, object], wanted: Sequence[str]) -> Iterable[tuple[str, str]]:
@@ -357,6 +385,8 @@ def _wrong_tensors(m: Manifest) -> Iterable[tuple[str, str]]:
     yield from _wrong_keys("inputs", m.inputs, tuple(shapes))
     tensors = {f"inputs.{k}": (m.inputs[k], shape) for k, shape in shapes.items() if k in m.inputs}
     tensors["output"] = (m.output, (1, len(m.labels)))
+    if m.embedding is not None:
+        tensors["embedding"] = (m.embedding, m.embedding.shape)
     for place, (tensor, shape) in tensors.items():
         if tensor.shape != shape:
             yield f"{place}.shape", f"{tensor.shape} where spec, features and labels give {shape}"

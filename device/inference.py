@@ -60,6 +60,8 @@ class Prediction:
     """Per modality that covers the window."""
     problems: dict[str, tuple[str, ...]]
     """Per modality with any: its quality's problems, why it is missing, or ``out_of_range``."""
+    distance: float | None = None
+    """From the nearest class of known windows, 1 for a usual one; None where the network has no such space."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, ready for any JSON encoder."""
@@ -86,9 +88,14 @@ class Classifier:
         self._absent = {m: quantize(np.zeros(inputs[m].shape, np.float32), inputs[m]) for m in MODALITIES}
 
     def logits(self, arrays: Mapping[str, Float32]) -> Float32:
-        """Logits (n_outputs,) of float32 arrays, (n_chans, n_times) or (n_features,); one without a key is absent.
+        """Logits (n_outputs,) alone; arguments as those of ``outputs``."""
+        return self.outputs(arrays)[0]
 
-        An absent modality enters as zeros with mask 0. Raises InferenceError for what is not the network's input.
+    def outputs(self, arrays: Mapping[str, Float32]) -> tuple[Float32, Float32 | None]:
+        """Logits (n_outputs,) and embedding (n,), None where the network has none.
+
+        Of float32 arrays, (n_chans, n_times) or (n_features,); one without a key is absent: it enters as zeros with
+        mask 0. Raises InferenceError for what is not the network's input.
         """
         manifest = self.bundle.manifest
         self._check(arrays)
@@ -102,13 +109,19 @@ class Classifier:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise InferenceError(f"{self.bundle.path}: the network stopped: {error}", "try another runtime") from error
-        stored = self._interpreter.get_tensor(self._index["output"])
-        return dequantize(stored.reshape(-1), manifest.output)
+        embedding = None if manifest.embedding is None else self._read("embedding", manifest.embedding)
+        return self._read("output", manifest.output), embedding
+
+    def _read(self, name: str, tensor: TensorSpec) -> Float32:
+        """Real values of an output, flat."""
+        return dequantize(self._interpreter.get_tensor(self._index[name]).reshape(-1), tensor)
 
     def probabilities(self, arrays: Mapping[str, Float32]) -> Float32:
         """Probabilities (n_outputs,): softmax of ``logits`` over the temperature of the mask."""
-        temperature = self.bundle.manifest.temperature[mask_name(tuple(arrays))]
-        return _softmax(self.logits(arrays) / np.float32(temperature))
+        return self._softened(self.logits(arrays), mask_name(tuple(arrays)))
+
+    def _softened(self, logits: Float32, mask: str) -> Float32:
+        return _softmax(logits / np.float32(self.bundle.manifest.temperature[mask]))
 
     def classify(self, window: Window, baseline: Baseline | None = None) -> Prediction:
         """Prediction for one window.
@@ -120,8 +133,10 @@ class Classifier:
         2. ``gap``          no modality covers the window
         3. ``contact``      none is good enough, one of them for want of skin contact
         4. ``quality``      none is good enough
-        5. ``out_of_range`` the good ones lie outside what the network was calibrated for
-        6. ``uncertain``    the largest probability is below ``min_probability``; the probabilities are given
+        5. ``out_of_range`` the good ones lie outside what the network was calibrated for, or, with the probabilities
+                            given, the window lies farther from all known ones than ``max_distance`` of its mask
+        6. ``uncertain``    the largest probability is below ``min_probability`` of its mask; the probabilities are
+                            given
 
         Raises PipelineError where the spec needs the wearer's resting baseline and none is given.
         """
@@ -137,7 +152,13 @@ class Classifier:
         arrays = {m: inputs.arrays[m] for m in good if m not in far}
         if not arrays:
             return self._prediction(window, problems, abstained="out_of_range")
-        return self._prediction(window, problems, tuple(arrays), self.probabilities(arrays))
+        mask, (logits, embedding) = mask_name(tuple(arrays)), self.outputs(arrays)
+        space = manifest.space
+        distance = None if space is None or embedding is None else space.distance(embedding, mask)
+        is_strange = space is not None and distance is not None and not distance <= space.max_distance[mask]
+        found = self._softened(logits, mask)
+        reason: Reason | None = "out_of_range" if is_strange else None
+        return self._prediction(window, problems, tuple(arrays), found, reason, distance)
 
     def _input(self, data: Mapping[str, Floats], baseline: Baseline | None) -> ModelInput:
         """What the network reads: samples, or features of them."""
@@ -151,14 +172,16 @@ class Classifier:
         modalities: tuple[str, ...] = (),
         probabilities: Float32 | None = None,
         abstained: Reason | None = None,
+        distance: float | None = None,
     ) -> Prediction:
         """Name the outputs, and abstain where none of them is probable enough."""
         manifest, label, named = self.bundle.manifest, None, None
         if probabilities is not None:
             named = dict(zip(manifest.labels, probabilities.tolist(), strict=True))
-            label = max(named, key=named.__getitem__)
-            if named[label] < manifest.thresholds.min_probability:
-                label, abstained = None, "uncertain"
+            likeliest = max(named, key=named.__getitem__)
+            if abstained is None and named[likeliest] < manifest.thresholds.min_probability[mask_name(modalities)]:
+                abstained = "uncertain"
+            label = likeliest if abstained is None else None
         return Prediction(
             index=window.index,
             start=float(window.start),
@@ -169,6 +192,7 @@ class Classifier:
             abstained=abstained,
             sqi={m: float(quality.sqi) for m, quality in window.quality.items()},
             problems={m: tuple(problems[m]) for m in MODALITIES if m in problems},
+            distance=distance,
         )
 
     def _check(self, arrays: Mapping[str, Float32]) -> None:
@@ -303,11 +327,14 @@ def _tensor_indices(bundle: Bundle, interpreter: Any) -> dict[str, int]:
     manifest = bundle.manifest
     inputs = {detail["name"]: detail for detail in interpreter.get_input_details()}
     outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
-    if len(inputs) != len(manifest.inputs) or len(outputs) != 1:
-        reason = f"has inputs {sorted(inputs)} and outputs {sorted(outputs)} where the manifest has 3 and 1"
+    n_outputs = 1 if manifest.embedding is None else 2
+    if len(inputs) != len(manifest.inputs) or len(outputs) != n_outputs:
+        reason = f"has inputs {sorted(inputs)} and outputs {sorted(outputs)} where the manifest has 3 and {n_outputs}"
         raise BundleError(bundle.path, MODEL, reason, "build the bundle again with affectd-quantize")
     wanted = [(f"inputs.{key}", tensor, inputs) for key, tensor in manifest.inputs.items()]
     wanted.append(("output", manifest.output, outputs))
+    if manifest.embedding is not None:
+        wanted.append(("embedding", manifest.embedding, outputs))
     return {place.rpartition(".")[2]: _match(bundle.path, place, tensor, found) for place, tensor, found in wanted}
 
 

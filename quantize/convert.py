@@ -170,13 +170,26 @@ class Converted:
 
     @property
     def output(self) -> TensorSpec:
-        """The one output, logits."""
-        (tensor,) = self.inspection.outputs.values()
-        return tensor
+        """The logits."""
+        return self._outputs[0]
+
+    @property
+    def embedding(self) -> TensorSpec | None:
+        """The second output, where there is one."""
+        return self._outputs[1] if len(self._outputs) > 1 else None
+
+    @property
+    def _outputs(self) -> list[TensorSpec]:
+        """In the order of the ONNX file's: the converter numbers them (``output_0``), for want of names."""
+        return [self.inspection.outputs[name] for name in sorted(self.inspection.outputs)]
 
 
 def convert(
-    onnx: Path, calibration: Mapping[str, Floats32], folder: Path, on_stage: Callable[[str], None] = lambda _: None
+    onnx: Path,
+    calibration: Mapping[str, Floats32],
+    folder: Path,
+    on_stage: Callable[[str], None] = lambda _: None,
+    n_outputs: int = 1,
 ) -> Converted:
     """Convert an ONNX file to full int8; raises ConvertError with the converter's last lines.
 
@@ -191,7 +204,7 @@ def convert(
     tflite.unlink(missing_ok=True)
     job = _Job(str(folder / RESULT), str(tflite), str(onnx.absolute()), str(tflite.parent), paths)
     inspection = _run_child(job, folder, log, on_stage)
-    check(inspection, {name: _file_shape(calibration[name]) for name in INPUTS}, log)
+    check(inspection, {name: _file_shape(calibration[name]) for name in INPUTS}, log, n_outputs)
     return Converted(tflite, inspection, log, time.monotonic() - begin)
 
 
@@ -213,12 +226,13 @@ def inspect(tflite: Path, folder: Path) -> Inspection:
     return _run_child(job, folder, folder / "inspect.log", lambda _: None)
 
 
-def check(inspection: Inspection, shapes: Mapping[str, tuple[int, ...]], log: Path) -> None:
+def check(inspection: Inspection, shapes: Mapping[str, tuple[int, ...]], log: Path, n_outputs: int = 1) -> None:
     """Raise ConvertError unless the file is int8 from input to output, with our inputs in the shapes given."""
     remedy = "write the network with layers that survive (train/models/blocks.py)"
     found = {name: tensor.shape for name, tensor in inspection.inputs.items()}
-    if found != dict(shapes) or len(inspection.outputs) != 1:
-        reason = f"the file has inputs {found} and {len(inspection.outputs)} outputs where {dict(shapes)} and 1 are due"
+    if found != dict(shapes) or len(inspection.outputs) != n_outputs:
+        has, due = f"{found} and {len(inspection.outputs)} outputs", f"{dict(shapes)} and {n_outputs}"
+        reason = f"the file has inputs {has} where {due} are due"
         raise ConvertError(reason, remedy, log)
     if inspection.float_operators:
         reason = f"float operators are left: {'; '.join(inspection.float_operators[:5])}"

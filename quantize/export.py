@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from train.distil import load_student
 from train.errors import CheckpointError
 from train.fit import load_checkpoint
 from train.models import student
+from train.models.emobed import EmoBed
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -36,7 +37,8 @@ KEYS = ("model", "spec", "labels", "provenance")
 """Of a checkpoint, beside what train.fit reads."""
 INPUTS = (*MODALITIES, "mask")
 """Names of the ONNX inputs, in the order of the network's arguments."""
-OUTPUT = "logits"
+OUTPUT, EMBEDDING = "logits", "embedding"
+"""Names of the ONNX outputs; the second only where the network has a space."""
 OPSET = 18
 """The dynamo exporter's own opset in torch 2.6-2.13; an older one would need a lossy down-conversion."""
 TOLERANCE = 1e-4
@@ -61,6 +63,11 @@ class Checkpoint:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureSpec | None = None
     """What the network reads where it does not read the samples."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the file gives, in order."""
+        return (OUTPUT, EMBEDDING) if isinstance(self.network, EmoBed) else (OUTPUT,)
 
     def input_shape(self, modality: str) -> tuple[int, ...]:
         """What the network reads of one window: (n_chans, n_times), or (n_features,)."""
@@ -146,24 +153,33 @@ def _to_nchw(arrays: Mapping[str, Floats32]) -> dict[str, Floats32]:
 
 def run_torch(network: nn.Module, arrays: Mapping[str, Floats32]) -> Floats32:
     """Logits (n, n_outputs) of the float network; arrays as in :func:`random_inputs`."""
+    return _run_torch(network, arrays)
+
+
+def embed_torch(network: EmoBed, arrays: Mapping[str, Floats32]) -> Floats32:
+    """Embeddings (n, embedding) of the float network."""
+    return _run_torch(network.embedding, arrays)
+
+
+def _run_torch(forward: Callable[..., torch.Tensor], arrays: Mapping[str, Floats32]) -> Floats32:
     batch = 64  # bounds memory, not results: the network is in eval mode
     nchw = _to_nchw(arrays)
     parts = []
     with torch.inference_mode():
         for start in range(0, len(nchw["mask"]), batch):
             inputs = [torch.from_numpy(np.ascontiguousarray(nchw[name][start : start + batch])) for name in INPUTS]
-            parts.append(network(*inputs).numpy())
+            parts.append(forward(*inputs).numpy())
     return np.asarray(np.concatenate(parts), np.float32)
 
 
-def run_onnx(path: Path, arrays: Mapping[str, Floats32]) -> Floats32:
-    """Logits (n, n_outputs) of the ONNX file under onnxruntime, one window at a time as the file is made."""
+def run_onnx(path: Path, arrays: Mapping[str, Floats32], output: str = OUTPUT) -> Floats32:
+    """(n, size) of one of its outputs under onnxruntime, one window at a time as the file is made."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     nchw = _to_nchw(arrays)
     rows = [
-        session.run([OUTPUT], {name: nchw[name][i : i + 1] for name in INPUTS})[0] for i in range(len(nchw["mask"]))
+        session.run([output], {name: nchw[name][i : i + 1] for name in INPUTS})[0] for i in range(len(nchw["mask"]))
     ]
     return np.asarray(np.concatenate(rows), np.float32)
 
@@ -175,11 +191,11 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     with _quiet_exporter():
         try:
             program = torch.onnx.export(
-                checkpoint.network,
+                _exported(checkpoint.network),
                 inputs,
                 dynamo=True,  # the legacy exporter writes operators neither TFLite runtime loads
                 input_names=list(INPUTS),
-                output_names=[OUTPUT],
+                output_names=list(checkpoint.outputs),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -201,15 +217,38 @@ def check_onnx(path: Path, checkpoint: Checkpoint) -> None:
     except Exception as error:  # protobuf's and onnx's own errors share no root
         raise ExportError(f"onnx.checker refuses it ({str(error).splitlines()[0]})", "use layers ONNX knows") from error
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in model.graph.input}
-    if tuple(shapes) != INPUTS or [value.name for value in model.graph.output] != [OUTPUT]:
-        raise ExportError(f"inputs are {list(shapes)} where {list(INPUTS)} were asked for", "use another torch")
+    outputs = tuple(value.name for value in model.graph.output)
+    if (tuple(shapes), outputs) != (INPUTS, checkpoint.outputs):
+        reason = f"has {[*shapes, *outputs]} where {[*INPUTS, *checkpoint.outputs]} were asked for"
+        raise ExportError(reason, "use another torch")
     if any(shape[0] != 1 or 0 in shape for shape in shapes.values()):
         raise ExportError(f"shapes {shapes} are not static with batch 1", "write the network without dynamic axes")
     arrays = random_inputs(checkpoint, N_CHECKED, seed=1)
-    wanted, got = run_torch(checkpoint.network, arrays), run_onnx(path, arrays)
-    error_max = float(np.abs(wanted - got).max())
-    if not error_max <= TOLERANCE * (1 + float(np.abs(wanted).max())):
-        raise ExportError(f"its logits differ from torch by {error_max:.2g}", "report the network's layers")
+    network = checkpoint.network
+    both = {OUTPUT: run_torch(network, arrays)}
+    if isinstance(network, EmoBed):
+        both[EMBEDDING] = embed_torch(network, arrays)
+    for name, wanted in both.items():
+        error_max = float(np.abs(wanted - run_onnx(path, arrays, name)).max())
+        if not error_max <= TOLERANCE * (1 + float(np.abs(wanted).max())):
+            raise ExportError(f"its {name} differ from torch by {error_max:.2g}", "report the network's layers")
+
+
+class _WithEmbedding(nn.Module):
+    """EmoBed's network with both of its outputs."""
+
+    def __init__(self, network: EmoBed) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ecg: torch.Tensor, eda: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and embedding."""
+        embedding = self.network.embedding(ecg, eda, mask)
+        return self.network.head(embedding), embedding
+
+
+def _exported(network: nn.Module) -> nn.Module:
+    return _WithEmbedding(network).eval() if isinstance(network, EmoBed) else network
 
 
 @contextmanager

@@ -96,7 +96,9 @@ def int8_classifier(checkpoint: Checkpoint, pool: Pool, folder: Path) -> Classif
     """The device's classifier on the checkpoint's int8 file, calibrated on its training subjects."""
     chosen = select(pool, checkpoint.subjects("train_subjects"), len(checkpoint.labels), seed=0)
     inputs = calibration_inputs(pool, chosen, checkpoint.spec)
-    converted = convert(export_onnx(checkpoint, folder / "model.onnx"), inputs, folder)
+    converted = convert(
+        export_onnx(checkpoint, folder / "model.onnx"), inputs, folder, n_outputs=len(checkpoint.outputs)
+    )
     manifest = draft_manifest(checkpoint, converted)
     return Classifier(write_bundle(folder / "fold.affect", manifest, converted.model, DISCLAIMER, {}))
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from device.bundle import DISCLAIMER, MASKS, Bundle, Manifest, Parity, Provenance, TensorSpec, Thresholds, write_bundle
+from device.space import Space
 from quantize.calibrate import (
     PARITY_PER_MASK,
     PER_MASK,
@@ -35,7 +36,7 @@ from train.errors import CheckpointError
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow")
 """Their versions shape the file."""
-THRESHOLDS = Thresholds(min_probability=0.5, max_clipped_share=0.25)
+THRESHOLDS = Thresholds(min_probability=dict.fromkeys(MASKS, 0.5), max_clipped_share=0.25)
 """Where the checkpoint has none: a label must be more likely than not; a quarter of a window out of range is no
 window of the kind the network has seen. Free choices."""
 SHARES = (1.0, 0.99, 0.98)
@@ -145,7 +146,9 @@ def build(
         kept = central(inputs, logits, share)
         folder = work / f"share-{100 * share:g}"
         on_step(f"int8 ranges of {len(kept['mask'])} windows ({share:.0%} of those chosen)")
-        converted = convert(onnx, kept, folder, lambda stage: on_step(f"convert to int8: {stage}"))
+        converted = convert(
+            onnx, kept, folder, lambda stage: on_step(f"convert to int8: {stage}"), len(checkpoint.outputs)
+        )
         if attempt(share, converted, folder):
             break
     else:
@@ -178,8 +181,11 @@ def _without_figures(checkpoint: Checkpoint) -> Manifest:
         features=checkpoint.features,
         inputs={},
         output=TensorSpec(name="", shape=(), dtype="int8", scale=1.0, zero_point=0),
-        thresholds=_read(checkpoint, "thresholds", said.get("thresholds", THRESHOLDS), Thresholds),
+        thresholds=_read(
+            checkpoint, "thresholds", {**msgspec.to_builtins(THRESHOLDS), **said.get("thresholds", {})}, Thresholds
+        ),
         temperature=_read(checkpoint, "temperature", said.get("temperature", UNCALIBRATED), dict[str, float]),
+        space=_read(checkpoint, "space", said.get("space"), Space | None),
         surrogate_ecg=any(dataset.surrogate_ecg for dataset in provenance.datasets),
         provenance=provenance,
         parity=tuple(_no_parity(mask) for mask in MASKS),
@@ -200,7 +206,11 @@ def _no_parity(mask: str) -> Parity:
 
 def _filled(blank: Manifest, converted: Converted, figures: tuple[Parity, ...] = ()) -> Manifest:
     """The manifest with the file's tensors and, once they are known, the parity figures."""
-    tensors = {"inputs": converted.inspection.inputs, "output": converted.output}
+    tensors = {
+        "inputs": converted.inspection.inputs,
+        "output": converted.output,
+        "embedding": converted.embedding,
+    }
     return msgspec.structs.replace(blank, **tensors, parity=figures or blank.parity)
 
 
@@ -238,7 +248,7 @@ def _report(
 ) -> dict[str, Any]:
     """report.json: flat figures, nothing that differs between two runs on equal input."""
     inspection = best.converted.inspection
-    known = (*Provenance.__struct_fields__, "created", "name", "task", "thresholds", "temperature")
+    known = (*Provenance.__struct_fields__, "created", "name", "task", "thresholds", "temperature", "space")
     return {
         "model": {
             "name": checkpoint.model_name,

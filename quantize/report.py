@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from device.bundle import DISCLAIMER, Bundle, Manifest
+from device.bundle import DISCLAIMER, Bundle, Manifest, Thresholds
 
 MASK_WORDS = {"ecg+eda": "ECG and EDA", "both": "ECG and EDA", "ecg": "ECG alone", "eda": "EDA alone"}
 
@@ -176,10 +176,19 @@ def _limits(m: Manifest) -> list[str]:
         "cannot tell them apart.",
         "People differ. A figure above is a mean over people; for one wearer it may be much lower.",
         f"It abstains where no signal is good enough (sqi < {m.spec.sqi_min:g}), where more than "
-        f"{t.max_clipped_share:.0%} of the input is out of range, and where no label reaches {t.min_probability:g}.",
+        f"{t.max_clipped_share:.0%} of the input is out of range, and where no label reaches {_least(t)}."
+        + (" It abstains as well where a window lies far from all that it has learned from." if m.space else ""),
         DISCLAIMER,
     ]
     return ["\n".join(f"- {limit}" for limit in limits)]
+
+
+def _least(t: Thresholds) -> str:
+    """The least probability, for each mask where they differ."""
+    values = {f"{value:.2g}" for value in t.min_probability.values()}
+    if len(values) == 1:
+        return values.pop()
+    return ", ".join(f"{value:.2g} ({mask})" for mask, value in t.min_probability.items())
 
 
 def _figure(value: Any) -> str:

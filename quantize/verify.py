@@ -17,8 +17,10 @@ from device.bundle import MASKS, Bundle, Parity
 from device.errors import InferenceError
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.spec import MODALITIES
+from device.space import Space, distances
 from quantize.calibrate import Floats32, Ints, Pool
-from quantize.export import run_onnx, run_torch
+from quantize.export import embed_torch, run_onnx, run_torch
+from train.models.emobed import EmoBed
 
 MIN_AGREEMENT = 0.98
 """Least share of windows with the float network's label (DESIGN.md, numbers to hold)."""
@@ -44,6 +46,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     balanced_accuracy_float: float
     balanced_accuracy: float
     """Of this implementation."""
+    familiar_agreement: float | None = None
+    """Share of windows held for familiar, or for strange, by both; None for a network without a space."""
 
     @property
     def drop(self) -> float:
@@ -58,14 +62,18 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             found.append(f"{place}: agreement {self.agreement:.3f} < {MIN_AGREEMENT}")
         if not self.drop <= MAX_DROP:
             found.append(f"{place}: balanced accuracy drops by {self.drop:.3f} > {MAX_DROP}")
+        if self.familiar_agreement is not None and not self.familiar_agreement >= MIN_AGREEMENT:
+            found.append(f"{place}: agreement on what is familiar {self.familiar_agreement:.3f} < {MIN_AGREEMENT}")
         return found
 
 
-def run_int8(classifier: Classifier, inputs: Mapping[str, Floats32], mask: str) -> Floats32:
-    """Logits (n, n_outputs) of windows under a mask, one by one as the device does it."""
+def run_int8(classifier: Classifier, inputs: Mapping[str, Floats32], mask: str) -> tuple[Floats32, Floats32]:
+    """Logits (n, n_outputs) and embeddings (n, size) of windows under a mask, one by one as the device does it."""
     shown = [m for m in MODALITIES if m in mask.split("+")]
     n = len(inputs["mask"])
-    return np.stack([classifier.logits({m: inputs[m][i] for m in shown}) for i in range(n)])
+    outputs = [classifier.outputs({m: inputs[m][i] for m in shown}) for i in range(n)]
+    none = np.empty(0, np.float32)
+    return np.stack([it for it, _ in outputs]), np.stack([none if it is None else it for _, it in outputs])
 
 
 def classifiers(bundle: Bundle) -> list[Classifier]:
@@ -98,9 +106,19 @@ def compare(
         wanted = run_torch(network, inputs)
         found.append(comparison(mask, "onnxruntime", wanted, run_onnx(onnx, inputs), labels))
         for classifier in runs:
-            got = run_int8(classifier, inputs, mask)
-            found.append(comparison(mask, classifier.runtime, wanted, got, labels))
+            got, embeddings = run_int8(classifier, inputs, mask)
+            judged = comparison(mask, classifier.runtime, wanted, got, labels)
+            if isinstance(network, EmoBed) and (space := bundle.manifest.space):
+                alike = _familiar(space, embed_torch(network, inputs), mask) == _familiar(space, embeddings, mask)
+                judged = msgspec.structs.replace(judged, familiar_agreement=float(alike.mean()))
+            found.append(judged)
     return found
+
+
+def _familiar(space: Space, embeddings: Floats32, mask: str) -> npt.NDArray[np.bool_]:
+    """(n,) whether each of (n, size) lies near what is known."""
+    far = distances(embeddings, space.prototypes[mask], space.spread[mask]).min(axis=1)
+    return np.asarray(far <= space.max_distance[mask])
 
 
 def comparison(mask: str, against: str, wanted: Floats32, got: Floats32, labels: Ints) -> Comparison:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_bundle import CARD, MODEL, REPORT, tiny_bundle, tiny_manifest
+from tiny_bundle import CARD, MODEL, REPORT, space_bundle, tiny_bundle, tiny_manifest, tiny_space
 
 from device.bundle import MASKS, PARTS, check_streams, mask_name, pack, read_bundle, write_bundle
 from device.errors import BundleError
@@ -28,7 +28,7 @@ ECG = StreamInfo("polar-pmd-ecg", "ecg", ("ecg",), "mV", 0.001, 130.0, 0.05, 1e9
 EDA = StreamInfo("open-eda", "eda", ("eda",), "uS", 0.001, 8.0, 0.02, 1e6, 32, "first")
 FREE_TABLES = ("provenance.packages",)
 """Tables whose keys are not fixed."""
-LATER = (("features",),)
+LATER = (("features",), ("embedding",), ("space",))
 """Keys that bundles from before them lack, and are read without."""
 FEATURES = {"names": ["hr_mean", "rmssd", "ln_tonic"], "center": [75, 40, 1], "scale": [10, 20, 0.5]}
 
@@ -280,7 +280,7 @@ def test_every_value_of_another_type(small: Path, damaged: Callable[[bytes], Bun
 @pytest.mark.parametrize(
     ("at", "value", "place"),
     [
-        ("format", "affectd-bundle/2", "format"),
+        ("format", "affectd-bundle/1", "format"),
         ("name", "", "name"),
         ("created", "2026-11-20T12:00:00", "created"),
         ("labels", ["rest"], "labels"),
@@ -299,7 +299,9 @@ def test_every_value_of_another_type(small: Path, damaged: Callable[[bytes], Bun
         ("inputs.ecg.name", "serving_default_eda:0", "inputs"),
         ("output.shape", [2], "output.shape"),
         ("output.scale", -1.0, "output"),
-        ("thresholds.min_probability", 1.5, "thresholds.min_probability"),
+        ("thresholds.min_probability", 0.5, "thresholds.min_probability"),
+        ("thresholds.min_probability.ecg", 1.5, "thresholds.min_probability"),
+        ("thresholds.min_probability", {"ecg": 0.5, "eda": 0.5}, "thresholds.min_probability"),
         ("thresholds.max_clipped_share", -0.1, "thresholds.max_clipped_share"),
         ("temperature.ecg", 0.0, "temperature"),
         ("surrogate_ecg", False, "surrogate_ecg"),
@@ -316,6 +318,35 @@ def test_contradictions_are_named(
     bad = changed(manifest_tree(small), tuple(keys), lambda parent, key: parent.__setitem__(key, value))
     error = damaged(with_manifest(small, bad))
     assert str(error.place).startswith(f"manifest.json {place}"), str(error)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "place"),
+    [
+        ("embedding", None, "space"),
+        ("space", None, "space"),
+        ("embedding.shape", [8], "embedding.shape"),
+        ("embedding.shape", [1, 9], "space.prototypes"),
+        ("embedding.scale", 0.0, "embedding"),
+        ("space.prototypes.ecg", [[0.0] * 8], "space.prototypes"),
+        ("space.prototypes.ecg", [[0.0] * 8, [0.0] * 7], "space.prototypes"),
+        ("space.prototypes.ecg", [[0.0] * 8, [float("inf")] * 8], ""),
+        ("space.spread.eda", [1.0] * 7 + [0.0], "space.spread"),
+        ("space.spread.eda", [1.0] * 7, "space.spread"),
+        ("space.max_distance.ecg", -1.0, "space.max_distance"),
+        ("space.max_distance", {"ecg": 1.0}, "space.max_distance"),
+        ("space.colour", "red", "space"),
+    ],
+)
+def test_contradictions_of_a_space_are_named(
+    tmp_path: Path, damaged: Callable[[bytes], BundleError], at: str, value: Any, place: str
+) -> None:
+    path = tmp_path / "space.affect"
+    made = space_bundle(path, tiny_space())
+    assert read_bundle(path).manifest == made.manifest
+    keys = tuple(at.split("."))
+    bad = changed(manifest_tree(path), keys, lambda parent, key: parent.__setitem__(key, value))
+    assert str(damaged(with_manifest(path, bad)).place).startswith(f"manifest.json {place}".strip())
 
 
 @pytest.mark.parametrize(

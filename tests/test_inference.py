@@ -17,7 +17,17 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_bundle import CARD, DATA, REPORT, tiny_bundle, tiny_manifest, tiny_network
+from tiny_bundle import (
+    CARD,
+    DATA,
+    MODEL,
+    REPORT,
+    space_bundle,
+    tiny_bundle,
+    tiny_manifest,
+    tiny_network,
+    tiny_space,
+)
 
 from device.bundle import MASKS, Bundle, TensorSpec, write_bundle
 from device.errors import BundleError, InferenceError
@@ -356,6 +366,57 @@ def test_uncertain_keeps_its_probabilities(tmp_path: Path) -> None:
     assert prediction.modalities == ("ecg", "eda") and set(prediction.probabilities or {}) == {"rest", "stress"}
 
 
+# --- the space ------------------------------------------------------------------------------------------------------
+
+
+@runtimes
+def test_the_second_output_is_the_float_network_s(tmp_path: Path, runtime: str) -> None:
+    classifier = Classifier(space_bundle(tmp_path / "x.affect", tiny_space()), runtime)
+    plain = Classifier(tiny_bundle(tmp_path / "y.affect"), runtime)
+    step = classifier.bundle.manifest.embedding
+    assert step is not None
+    for arrays in some_inputs(12):
+        logits, embedding = classifier.outputs(arrays)
+        assert embedding is not None and embedding.shape == (8,)
+        assert np.abs(embedding - TINY.embedding(arrays)).max() <= QUANTIZATION_STEPS * step.scale
+        assert np.array_equal(logits, plain.logits(arrays))
+        assert plain.outputs(arrays)[1] is None
+
+
+@pytest.mark.parametrize("sqi", [{"ecg": 1.0, "eda": 1.0}, {"ecg": 1.0}, {"eda": 1.0}])
+def test_a_window_far_from_all_known_ones_is_not_answered(tmp_path: Path, sqi: dict[str, float]) -> None:
+    """The threshold is that of the window's own mask, and the probabilities are told all the same."""
+    mask = "+".join(sqi)
+    case = window(sqi)
+    near = Classifier(space_bundle(tmp_path / "x.affect", tiny_space())).classify(case)
+    assert near.label is not None and near.abstained is None and near.distance is not None
+    lower = {mask: near.distance * 0.99}
+    far = Classifier(space_bundle(tmp_path / "y.affect", tiny_space(**lower))).classify(case)
+    assert (far.label, far.abstained, far.modalities) == (None, "out_of_range", tuple(sqi))
+    assert (far.probabilities, far.distance) == (near.probabilities, near.distance)
+    strict = dict.fromkeys(MASKS, 0.0) | {mask: 1.0}
+    unsure = Classifier(space_bundle(tmp_path / "z.affect", tiny_space(), strict)).classify(case)
+    assert (unsure.label, unsure.abstained) == (None, "uncertain")
+
+
+def test_distances_are_those_of_the_embedding(tmp_path: Path) -> None:
+    classifier = Classifier(space_bundle(tmp_path / "x.affect", tiny_space()))
+    case = window({"ecg": 1.0, "eda": 1.0})
+    spec = classifier.bundle.manifest.spec
+    embedding = classifier.outputs(model_input(case.data, spec).arrays)[1]
+    assert embedding is not None
+    wanted = min(np.sqrt((embedding**2).mean()), np.sqrt(((embedding - 1) ** 2).mean()))
+    assert classifier.classify(case).distance == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_file_and_a_manifest_with_other_outputs_are_refused(tmp_path: Path) -> None:
+    with_space = space_bundle(tmp_path / "x.affect", tiny_space())
+    for model, manifest in ((MODEL, with_space.manifest), (with_space.model, tiny_manifest())):
+        path = tmp_path / "wrong.affect"
+        with pytest.raises(BundleError, match="outputs"):
+            Classifier(write_bundle(path, manifest, model, CARD, REPORT))
+
+
 def test_baseline_moves_the_input(tmp_path: Path) -> None:
     classifier = Classifier(tiny_bundle(tmp_path / "x.affect", default_spec(calibrated=True)))
     case = window({"ecg": 1.0, "eda": 1.0}, level=30.0)
@@ -373,7 +434,7 @@ def test_prediction_is_plain_json(bundle: Bundle, sqi: dict[str, float]) -> None
     assert json.loads(json.dumps(tree)) == tree
     assert msgspec.json.decode(msgspec.json.encode(tree)) == tree
     assert set(tree) == {
-        "index", "start", "stop", "label", "probabilities", "modalities", "abstained", "sqi", "problems"
+        "index", "start", "stop", "label", "probabilities", "modalities", "abstained", "sqi", "problems", "distance"
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,25 @@ from hypothesis import strategies as st
 from sklearn.metrics import recall_score
 from tests_support import reference_data
 
-from device.bundle import DISCLAIMER, MASKS, read_bundle
+from device.bundle import DISCLAIMER, MASKS, Bundle, read_bundle
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.model_input import model_input
 from device.pipeline.spec import default_spec
+from device.space import Space
 from quantize.calibrate import Pool, balanced, calibration_inputs, central, check_no_leak, read_pool, select
 from quantize.cli import explain, main
 from quantize.convert import convert, inspect
 from quantize.errors import CalibrationError, ConvertError
-from quantize.export import INPUTS, export_onnx, read_checkpoint, run_onnx, run_torch
-from quantize.verify import MAX_DROP, MIN_AGREEMENT, balanced_accuracy, compare, comparison, gate, parity
-from train.fit import FORMAT
+from quantize.export import INPUTS, Checkpoint, embed_torch, export_onnx, read_checkpoint, run_onnx, run_torch
+from quantize.package import build
+from quantize.verify import MAX_DROP, MIN_AGREEMENT, balanced_accuracy, compare, comparison, gate, parity, run_int8
+from train.augment import NONE
+from train.confidence import confidence, when_to_answer
+from train.fit import FORMAT, FitConfig, save_checkpoint
+from train.fit import fit as train_fit
 from train.models.acc import ACC, AccConfig
+from train.models.emobed import EmoBed, EmoBedConfig
+from train.objective import Crossmodal
 from train.windows import Windows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,6 +236,56 @@ def test_onnx_equals_torch(run: Run) -> None:
     inputs = pool.inputs(np.arange(0, len(pool), 9), "ecg")
     wanted = run_torch(checkpoint.network, inputs)
     np.testing.assert_allclose(run_onnx(run.work / "model.onnx", inputs), wanted, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_space(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Pool, Checkpoint]:
+    """EmoBed's network, trained a little as affectd-train does it, and its bundle."""
+    folder, people = tmp_path_factory.mktemp("space"), make_people([*TRAINED, HELD_OUT])
+    shape = EmoBedConfig(**{**CONFIG.as_dict(), "embedding": 6})
+    how, objective = FitConfig(epochs=12, batch=16, augmentation=NONE, running_mean=0.8), Crossmodal()
+    sure = confidence(people, TRAINED, 0.5, how, shape, objective)
+    model = train_fit(people, TRAINED, how, shape, 0, crossmodal=objective).model
+    about = checkpoint_tree(model, **when_to_answer(model, people, TRAINED, sure))["provenance"]
+    save_checkpoint(folder / "emobed.pt", model, SPEC, ("rest", "task"), about)
+    checkpoint = read_checkpoint(folder / "emobed.pt")
+    pool = read_pool(save_windows(people, folder / "windows.npz"), SPEC, folder)
+    return build(checkpoint, pool, folder / "emobed.affect", folder).bundle, pool, checkpoint
+
+
+def test_a_network_with_a_space_keeps_it_in_int8(with_space: tuple[Bundle, Pool, Checkpoint]) -> None:
+    """Both outputs are int8, near the float network's, under every mask and on both runtimes."""
+    bundle, pool, checkpoint = with_space
+    manifest, network = bundle.manifest, checkpoint.network
+    assert isinstance(network, EmoBed) and manifest.embedding is not None
+    assert (manifest.embedding.dtype, manifest.embedding.shape) == ("int8", (1, 6))
+    assert bundle.report["model"]["float_operators"] == []
+    assert manifest.space == msgspec.convert(checkpoint.provenance["space"], Space)
+    assert manifest.temperature == checkpoint.provenance["temperature"]
+    assert all(c["familiar_agreement"] >= MIN_AGREEMENT for c in bundle.report["parity"] if c["against"] in RUNTIMES)
+    assert "far from all that it has learned" in " ".join(bundle.card.split())
+    for runtime in RUNTIMES:
+        classifier = Classifier(bundle, runtime)
+        for mask in MASKS:
+            inputs = pool.inputs(np.arange(0, len(pool), 7), mask)
+            wanted, got = embed_torch(network, inputs), run_int8(classifier, inputs, mask)[1]
+            assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.98
+
+
+def test_another_space_fails_the_gate(with_space: tuple[Bundle, Pool, Checkpoint]) -> None:
+    """The same labels, but other places: what is familiar to one is strange to the other."""
+    bundle, pool, checkpoint = with_space
+    moved = read_checkpoint(Path(checkpoint.path)).network
+    assert isinstance(moved, EmoBed)
+    with torch.no_grad():
+        for projection in moved.projections.values():
+            projection.weight.neg_()
+            projection.bias.neg_()
+        moved.head[1].weight.neg_()
+    chosen = select(pool, TRAINED, 2, seed=0).parity
+    onnx = export_onnx(replace(checkpoint, network=moved), Path(checkpoint.path).with_name("moved.onnx"))
+    failures = gate(compare(bundle, moved, onnx, pool, chosen))
+    assert failures and all("familiar" in failure for failure in failures)
 
 
 def test_card_says_what_it_must(run: Run) -> None:

@@ -10,9 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from device.bundle import MASKS
 from device.pipeline.spec import SignalSpec
+from device.space import Space
 from train import cli
 from train.fit import load_checkpoint
+from train.models.emobed import EmoBed
 from train.report import folds
 
 SUBJECTS = ("ann", "bob", "cid")
@@ -224,3 +227,15 @@ def test_a_network_for_the_bundle_comes_with_its_windows_and_its_card(tool: Tool
         assert windows["eda"].shape[1:] == (2, model.config.eda_times) == (2, spec.n_times("eda"))
         assert set(windows["subject"]) == set(SUBJECTS)
         assert set(windows["label"]) == {0, 1}
+
+
+def test_emobed_s_checkpoint_says_when_its_network_is_to_answer(tool: Tool, study: Path) -> None:
+    code, out, err = tool.on(study, "fit", "--system", "emobed", "--without", "bob")
+    assert code == 0 and "emobed.pt: trained" in out and "when it is sure enough" in err
+    model, content = load_checkpoint(study / "out" / "emobed.pt")
+    about = content["provenance"]
+    assert type(model) is EmoBed and "--system emobed" in about["command"]
+    space = msgspec.convert(about["space"], Space)
+    assert set(about["temperature"]) == set(about["thresholds"]["min_probability"]) == set(MASKS)
+    assert {len(row) for rows in space.prototypes.values() for row in rows} == {model.config.embedding}
+    assert set(space.max_distance) == set(space.spread) == set(MASKS)

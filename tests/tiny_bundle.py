@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
+
 from device.bundle import (
     DISCLAIMER,
     MASKS,
@@ -20,10 +22,12 @@ from device.bundle import (
     write_bundle,
 )
 from device.pipeline.spec import SignalSpec, default_spec
+from device.space import Space
 
 DATA = Path(__file__).with_name("data")
 MODEL = (DATA / "tiny.tflite").read_bytes()
 CARD = f"# tiny\n\n{DISCLAIMER}\n"
+SPACE_MODEL = (DATA / "tiny_space.tflite").read_bytes()
 REPORT = {"measured": [1, 2.5, None], "by": {"mask": "ecg"}}
 
 
@@ -59,7 +63,7 @@ def tiny_manifest(spec: SignalSpec | None = None, min_probability: float = 0.0) 
         output=TensorSpec(
             name="PartitionedCall:0", shape=(1, 2), dtype="int8", scale=0.04793337732553482, zero_point=-108
         ),
-        thresholds=Thresholds(min_probability=min_probability, max_clipped_share=0.2),
+        thresholds=Thresholds(min_probability=dict.fromkeys(MASKS, min_probability), max_clipped_share=0.2),
         temperature=dict.fromkeys(MASKS, 1.0),
         surrogate_ecg=True,
         provenance=Provenance(
@@ -89,3 +93,24 @@ def tiny_manifest(spec: SignalSpec | None = None, min_probability: float = 0.0) 
 def tiny_bundle(path: Path, spec: SignalSpec | None = None, min_probability: float = 0.0) -> Bundle:
     """Write the tiny bundle to ``path``."""
     return write_bundle(path, tiny_manifest(spec, min_probability), MODEL, CARD, REPORT)
+
+
+def space_bundle(path: Path, space: Space, min_probability: dict[str, float] | None = None) -> Bundle:
+    """Write a bundle whose network gives its features (1, 8) as well."""
+    embedding = TensorSpec(
+        name="PartitionedCall:1", shape=(1, 8), dtype="int8", scale=0.043991751968860626, zero_point=-128
+    )
+    manifest = msgspec.structs.replace(tiny_manifest(), embedding=embedding, space=space)
+    if min_probability is not None:
+        thresholds = Thresholds(min_probability=min_probability, max_clipped_share=0.2)
+        manifest = msgspec.structs.replace(manifest, thresholds=thresholds)
+    return write_bundle(path, manifest, SPACE_MODEL, CARD, REPORT)
+
+
+def tiny_space(max_distance: float = 1e6, **of_mask: float) -> Space:
+    """Prototypes at zero and one, spread one."""
+    return Space(
+        prototypes=dict.fromkeys(MASKS, ((0.0,) * 8, (1.0,) * 8)),
+        spread=dict.fromkeys(MASKS, (1.0,) * 8),
+        max_distance={**dict.fromkeys(MASKS, max_distance), **of_mask},
+    )

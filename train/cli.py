@@ -231,16 +231,21 @@ def loso(
 @data_option
 @out_option
 @workers_option
+@click.option("--system", type=click.Choice(["acc", "emobed"]), default="acc", show_default=True, help="Network.")
 @click.option("--mode", type=click.Choice(["cold_start", "calibrated"]), default="cold_start", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--without", default="", help="Subjects to leave out, comma separated.")
-def fit(path: Path, root: Path | None, out: Path, workers: int, mode: str, seed: int, without: str) -> None:
+def fit(
+    path: Path, root: Path | None, out: Path, workers: int, system: str, mode: str, seed: int, without: str
+) -> None:
     """Train one network on everyone; write its checkpoint and the windows that quantization calibrates with."""
     from device.pipeline.spec import MODALITIES
+    from train.confidence import when_to_answer
     from train.config import read_config
     from train.data import datasets
     from train.evaluate import Fold, Material
     from train.fit import config_record, save_checkpoint
+    from train.systems import sweeps
 
     say = Progress()
     config = read_config(path)
@@ -255,28 +260,33 @@ def fit(path: Path, root: Path | None, out: Path, workers: int, mode: str, seed:
     say(f"choosing the window on {len(fold.train)} people" + (f", without {fold.test}" if kept else ""))
     choice = material.choose(fold)
     say(f"{choice.window_s:g} s with {choice.eda_context_s:g} s of EDA: {choice.scores}")
+    if sweeps(system):
+        say("how to train it, and when it is sure enough to answer")
+        choice = material.choose_crossmodal(fold, choice)
     fitted = material.network(
-        "acc", fold, choice, seed, on_epoch=lambda row: say(f"epoch {row['epoch']:g}: loss {row['loss']:.4f}")
+        system, fold, choice, seed, on_epoch=lambda row: say(f"epoch {row['epoch']:g}: loss {row['loss']:.4f}")
     )
+    spec, windows = material.spec(choice.candidate), material.windows(choice.candidate)
     dataset, surrogate = datasets.get(config.dataset), any(material.surrogate.values())
     provenance = {
-        "name": f"acc-{config.dataset}",
+        "name": f"{system}-{config.dataset}",
         "task": config.task,
         "train_subjects": list(fitted.train_subjects),
         "test_subjects": sorted(kept),
         "datasets": [dataset.learned_from(len(fold.train), surrogate)],
         "seeds": [seed],
         "commit": _commit(),
-        "command": f"affectd-train fit --config {path} --mode {mode} --seed {seed}"
+        "command": f"affectd-train fit --config {path} --system {system} --mode {mode} --seed {seed}"
         + (f" --without {fold.test}" if kept else ""),
         "packages": _versions(),
         "choice": choice.scores,
         **config_record(config.fit_config(), fitted.model.config),
+        **(when_to_answer(fitted.model, windows, fold.train, choice.sure) if choice.sure else {}),
     }
-    spec, windows = material.spec(choice.candidate), material.windows(choice.candidate)
-    save_checkpoint(out / "acc.pt", fitted.model, spec, material.task.labels, provenance)
+    checkpoint = out / f"{system}.pt"
+    save_checkpoint(checkpoint, fitted.model, spec, material.task.labels, provenance)
     save_windows(out / "windows.npz", {m: getattr(windows, m) for m in MODALITIES}, windows)
-    print(f"{out / 'acc.pt'}: trained; windows for quantization in {out / 'windows.npz'}")
+    print(f"{checkpoint}: trained; windows for quantization in {out / 'windows.npz'}")
 
 
 @command.command("demo-data")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
@@ -139,6 +140,16 @@ def space_of(
         prototypes[NAMES[mask]] = tuple(map(tuple, means.tolist()))
         spread[NAMES[mask]] = tuple(np.maximum(np.sqrt(rest), LEAST_SPREAD).tolist())
     return Space(prototypes=prototypes, spread=spread, max_distance=dict(max_distance))
+
+
+def when_to_answer(model: ACC, windows: Windows, subjects: Sequence[str], sure: Confidence) -> dict[str, Any]:
+    """What a checkpoint says of its network's answers, as a bundle's manifest is to have it."""
+    return {
+        "temperature": sure.temperature,
+        "thresholds": {"min_probability": sure.min_probability},
+        "space": msgspec.to_builtins(space_of(model, windows, subjects, sure.max_distance)),
+        "coverage": sure.coverage,
+    }
 
 
 def temperature(logits: Floats, label: Ints, weight: Floats) -> float:

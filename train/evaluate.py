@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.pipeline.spec import SignalSpec
+from train.confidence import answers, confidence, space_of
 from train.config import Config
 from train.errors import LeakError
 from train.fit import MASKS, Fitted, fit, predict
@@ -44,6 +45,8 @@ from train.world import ALONE, World
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 MODES = ("cold_start", "calibrated")
+EMOBED = "emobed"
+"""The system that says how sure it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,11 @@ def assert_baseline_not_scored(person: Prepared, task: Task, spec: SignalSpec, s
         return
     if scored_starts.min() < person.start[role.is_baseline].max() + spec.window_s:
         raise LeakError(f"baseline windows of {person.subject} are scored", "calibrated mode")
+
+
+def answers_by(system: str, choice: Choice) -> bool:
+    """Whether a system's probabilities have a temperature, and its answers a threshold."""
+    return system == EMOBED and choice.sure is not None
 
 
 class Material:
@@ -135,16 +143,13 @@ class Material:
         return choice
 
     def choose_crossmodal(self, fold: Fold, choice: Choice) -> Choice:
-        """The same choice, and what EmoBed's network is trained for, from training subjects only."""
-        windows, spec = self.windows(choice.candidate), self.spec(choice.candidate)
-        base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
-        chosen = choose_crossmodal(
-            choice, windows, fold.train, self.config.emobed.crossmodals(), self.config.inner,
-            fit_config("emobed", self.config.fit_config()),
-            network_config("emobed", base, self.config.emobed.embedding),
-        )  # fmt: skip
-        assert_no_leak(chosen.subjects, [fold.test], f"choice of EmoBed's training, fold {fold.test}")
-        return chosen
+        """The same choice, what EmoBed's network is trained for and when it answers, from training subjects only."""
+        windows, inner = self.windows(choice.candidate), self.config.inner
+        how, network = fit_config(EMOBED, self.config.fit_config()), self._network(EMOBED, choice)
+        chosen = choose_crossmodal(choice, windows, fold.train, self.config.emobed.crossmodals(), inner, how, network)
+        sure = confidence(windows, fold.train, inner.share, how, network, chosen.crossmodal)
+        assert_no_leak({*chosen.subjects, *sure.subjects}, [fold.test], f"choice of the training, fold {fold.test}")
+        return replace(chosen, sure=sure)
 
     def network(
         self,
@@ -159,15 +164,19 @@ class Material:
     ) -> Fitted:
         """A system's network, trained without the test subject."""
         spec = self.spec(choice.candidate)
-        base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
         fitted = fit(
             self.windows(choice.candidate), fold.train, fit_config(system, self.config.fit_config()),
-            network_config(system, base, self.config.emobed.embedding), seed,
+            self._network(system, choice), seed,
             sfreqs=(spec.ecg.sfreq, spec.eda.sfreq), crossmodal=crossmodal(system, choice.crossmodal), on=on,
             world=world, on_epoch=on_epoch,
         )  # fmt: skip
         assert_no_leak(fitted.train_subjects, [fold.test], f"fold {fold.test}, {system}")
         return fitted
+
+    def _network(self, system: str, choice: Choice) -> AccConfig:
+        spec = self.spec(choice.candidate)
+        base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
+        return network_config(system, base, self.config.emobed.embedding)
 
     def _base(self) -> AccConfig:
         return AccConfig(**{**self.config.model, "n_outputs": len(self.task.labels)})
@@ -200,12 +209,21 @@ class Material:
     def network_masks(self, fitted: Fitted, system: str, fold: Fold, choice: Choice) -> dict[str, Any]:
         """Every mask a network can be asked under, on the test subject."""
         windows, out = self.windows(choice.candidate), {}
+        space = space_of(fitted.model, windows, fold.train) if answers_by(system, choice) else None
         for name, mask in masks_of(system).items():
             index = self.judged(fold, choice, name)
-            if len(index):
-                out[name] = self.record_of(
-                    index, predict(fitted.model, windows, index, mask).astype(float), fold, choice
-                )
+            if not len(index):
+                continue
+            if space is None or choice.sure is None:
+                probability = predict(fitted.model, windows, index, mask).astype(float)
+                out[name] = self.record_of(index, probability, fold, choice)
+            else:
+                found = answers(fitted.model, windows, index, mask, choice.sure, space)
+                out[name] = self.record_of(index, found.probability, fold, choice) | {
+                    "distance": np.round(found.distance, 4).tolist(),
+                    "is_sure": found.is_sure.tolist(),
+                    "is_familiar": found.is_familiar.tolist(),
+                }
         return out
 
     def decision_masks(self, parts: Mapping[str, Fitted], fold: Fold, choice: Choice) -> dict[str, Any]:

@@ -21,10 +21,11 @@ import msgspec
 import numpy as np
 import torch
 
+from train.confidence import Confidence
 from train.config import Config
 from train.data import datasets
 from train.errors import PrepareError
-from train.evaluate import Fold, Material, assert_no_leak, folds, run_fold
+from train.evaluate import Fold, Material, answers_by, assert_no_leak, folds, run_fold
 from train.fit import config_record, save_checkpoint
 from train.models.acc import AccConfig
 from train.objective import Crossmodal
@@ -35,9 +36,9 @@ from train.world import ALONE, World
 
 HERE = Path(__file__).parent
 SHAPING = (
-    "augment.py", "evaluate.py", "fit.py", "objective.py", "select.py", "systems.py", "tasks.py", "windows.py",
-    "models/acc.py", "models/blocks.py", "models/emobed.py", "metrics.py", "../device/pipeline/model_input.py",
-    "../device/pipeline/spec.py",
+    "augment.py", "confidence.py", "evaluate.py", "fit.py", "metrics.py", "objective.py", "select.py", "systems.py",
+    "tasks.py", "windows.py", "models/acc.py", "models/blocks.py", "models/emobed.py",
+    "../device/pipeline/model_input.py", "../device/pipeline/spec.py", "../device/space.py",
 )  # fmt: skip
 """Files that every fold's figures depend on, beside the prepared windows."""
 SHAPING_CLASSICAL = ("models/classical.py", "../device/pipeline/features.py")
@@ -236,8 +237,9 @@ def _kept(work: _Work, path: Path, make: Callable[[], Choice]) -> Choice:
     if _is_made(path, work.key("acc")):
         tree = json.loads(path.read_text())
         tree.pop("key")
-        crossmodal = Crossmodal(**tree.pop("crossmodal"))
-        return Choice(**{**tree, "subjects": tuple(tree["subjects"])}, crossmodal=crossmodal)
+        crossmodal, sure = Crossmodal(**tree.pop("crossmodal")), tree.pop("sure")
+        sure = sure and Confidence(**sure | {"subjects": tuple(sure["subjects"])})
+        return Choice(**{**tree, "subjects": tuple(tree["subjects"])}, crossmodal=crossmodal, sure=sure)
     choice = make()
     if work.world.rank == 0 or work.options.parallel == "folds":
         write_json(path, {**asdict(choice), "key": work.key("acc")})
@@ -331,6 +333,7 @@ def _record(
         },
         "history": list(history),
         "masks": masks,
+        **({"confidence": asdict(choice.sure)} if choice.sure and answers_by(system, choice) else {}),
         "key": work.key(system),
         "provenance": {**work.provenance, "config": config_record(material.config.fit_config(), base)},
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from train.models.acc import ACC, AccConfig
 from train.objective import CROSSMODAL, NO_CROSSMODAL, Crossmodal
 from train.systems import asked
 from train.windows import Windows
+
+if TYPE_CHECKING:
+    from train.confidence import Confidence
 
 Floats = npt.NDArray[np.float64]
 Candidate = tuple[float, float]
@@ -37,6 +40,8 @@ class Choice:
     """Everyone who was looked at."""
     crossmodal: Crossmodal = CROSSMODAL
     """What EmoBed's network is trained for."""
+    sure: Confidence | None = None
+    """When EmoBed's network is to answer."""
 
     @property
     def candidate(self) -> Candidate:

@@ -1,5 +1,6 @@
-"""Write tests/data/tiny.tflite, a small int8 network with the inputs and outputs of the shipped ones, and
-tests/data/tiny_float32.tflite, the same before quantization.
+"""Write tests/data/tiny.tflite, a small int8 network with the inputs and outputs of the shipped ones,
+tests/data/tiny_float32.tflite, the same before quantization, and tests/data/tiny_space.tflite, int8 with its features
+as a second output.
 
 Needs TensorFlow; the tests read only the files, and this module's numpy half as the reference:
 
@@ -40,11 +41,16 @@ def weights() -> dict[str, Floats]:
 
 def reference(arrays: Mapping[str, Floats]) -> Floats:
     """Logits (2,) of the float network by numpy; arrays (n_chans, n_times), a missing one is masked."""
+    return embedding(arrays) @ weights()["dense"]
+
+
+def embedding(arrays: Mapping[str, Floats]) -> Floats:
+    """Features (8,) of the float network by numpy, its second output where it has one."""
     w = weights()
     features = [
         _features(arrays[m], w[m][0], STRIDE[m]) if m in arrays else np.zeros(N_FEATURES, np.float32) for m in N_TIMES
     ]
-    return np.concatenate(features) @ w["dense"]
+    return np.concatenate(features)
 
 
 def _features(data: Floats, kernel: Floats, stride: int) -> Floats:
@@ -74,7 +80,7 @@ def _calibration() -> Iterator[dict[str, Floats]]:
         yield {**arrays, "mask": mask}
 
 
-def convert(int8: bool) -> bytes:
+def convert(int8: bool, space: bool = False) -> bytes:
     """The tflite file's bytes."""
     import tensorflow as tf
 
@@ -93,7 +99,9 @@ def convert(int8: bool) -> bytes:
             for i, (m, x) in enumerate((("ecg", ecg), ("eda", eda))):
                 y = tf.nn.relu(tf.nn.conv2d(x, w[m], (1, STRIDE[m]), "VALID"))
                 features.append(tf.reduce_mean(y, (1, 2)) * mask[:, i : i + 1])
-            return {"logits": tf.matmul(tf.concat(features, 1), w["dense"])}
+            both = tf.concat(features, 1)
+            logits = {"output_0": tf.matmul(both, w["dense"])}
+            return {**logits, "output_1": both * 1.0} if space else {"logits": logits["output_0"]}
 
     tiny = Tiny()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([tiny.__call__.get_concrete_function()], tiny)
@@ -106,7 +114,7 @@ def convert(int8: bool) -> bytes:
 
 
 if __name__ == "__main__":
-    for name, int8 in (("tiny", True), ("tiny_float32", False)):
+    for name, how in (("tiny", (True,)), ("tiny_float32", (False,)), ("tiny_space", (True, True))):
         path = Path(__file__).with_name(f"{name}.tflite")
-        path.write_bytes(convert(int8))
+        path.write_bytes(convert(*how))
         sys.stdout.write(f"{path}: {path.stat().st_size} bytes\n")
