@@ -59,6 +59,8 @@ def made_person(subject: str, seed: int = 0, spec: SignalSpec | None = None) -> 
         start,
         np.array([(0.0, CALM_S), (CALM_S, STRESS_S)]),
         np.array(["rest", "quiz"]),
+        np.array(["arousal"]),
+        np.where(start >= STRESS_S, np.nan, np.where(stressed, 7.0, 3.0) + rng.normal(0, 0.5))[:, None],
     )
 
 

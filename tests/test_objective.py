@@ -13,15 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from train.metrics import concordance
 from train.models.acc import MODALITIES
 from train.models.emobed import EmoBed, EmoBedConfig
 from train.objective import (
     NO_CROSSMODAL,
     Batch,
     Crossmodal,
+    alike_by_label,
+    alike_by_rating,
     ccc,
+    class_loss,
     crossmodal_loss,
     distances,
+    rating_loss,
     task_loss,
     triplet_loss,
 )
@@ -81,7 +86,9 @@ def test_triplets_are_those_of_the_definition(
     how = Crossmodal(margin=margin, distance=distance, mining=mining)
     forth = slow_one_way(ecg, eda, label, there["ecg"], there["eda"], how)
     back = slow_one_way(eda, ecg, label, there["eda"], there["ecg"], how)
-    assert float(triplet_loss(ecg, eda, label, there, how)) == pytest.approx(forth + back, abs=2e-5)
+    counts = there["ecg"][:, None] & there["eda"][None, :]
+    same, other = alike_by_label(label)
+    assert float(triplet_loss(ecg, eda, same & counts, other & counts, how)) == pytest.approx(forth + back, abs=2e-5)
 
 
 @pytest.mark.parametrize("distance", DISTANCE)
@@ -91,11 +98,10 @@ def test_triplets_bring_one_emotion_together_across_sensors(mining: Any, distanc
     torch.manual_seed(1)
     label = torch.tensor([0, 0, 0, 1, 1, 1])
     points = [nn.Parameter(torch.randn(6, 3)) for _ in range(2)]
-    there = {m: torch.ones(6, dtype=torch.bool) for m in MODALITIES}
     how = Crossmodal(mining=mining, distance=distance)
     optimizer = torch.optim.Adam(points, 0.05)
     for _ in range(300):
-        loss = triplet_loss(points[0], points[1], label, there, how)
+        loss = triplet_loss(points[0], points[1], *alike_by_label(label), how)
         optimizer.zero_grad()
         loss.backward()
         assert all(torch.isfinite(p.grad).all() for p in points if p.grad is not None)
@@ -112,9 +118,45 @@ def test_ccc_is_lin_s(seed: int) -> None:
     x, y = rng.normal(1, 2, (20, 2)), rng.normal(0, 1, (20, 2))
     slope = np.array([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(2)])
     wanted = 2 * slope * x.std(0) * y.std(0) / (x.var(0) + y.var(0) + (x.mean(0) - y.mean(0)) ** 2)
-    assert ccc(torch.from_numpy(x), torch.from_numpy(y)).numpy() == pytest.approx(wanted)
-    assert ccc(torch.from_numpy(x), torch.from_numpy(x)).numpy() == pytest.approx([1, 1])
-    assert ccc(torch.from_numpy(x), torch.from_numpy(2 * x.mean(0) - x)).numpy() == pytest.approx([-1, -1])
+    for other, expected in ((y, wanted), (x, [1, 1]), (2 * x.mean(0) - x, [-1, -1])):
+        assert of(x, other, np.ones(20)) == pytest.approx(expected)
+        assert concordance(x, other) == pytest.approx(expected)
+    weight = rng.integers(0, 3, 20)
+    some = np.repeat(np.arange(20), weight)
+    assert of(x, y, weight.astype(float)) == pytest.approx(of(x[some], y[some], np.ones(len(some))))
+    flat = np.column_stack([np.ones(20), y[:, 1]])
+    assert np.isnan(concordance(x, flat)).tolist() == [True, False]
+
+
+def of(told: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return ccc(torch.from_numpy(told), torch.from_numpy(target), torch.from_numpy(weight)).numpy()
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12))
+def test_rated_windows_are_alike_where_their_ratings_are_near(ratings: list[float]) -> None:
+    """No pair is both; nobody is another than himself; a pair nearer than one that is alike is alike."""
+    target = torch.tensor(ratings)[:, None]
+    same, other = alike_by_rating(target)
+    assert not (same & other).any()
+    assert same.diagonal().all()
+    far = torch.cdist(target, target)
+    assert not other.any() or far[same].max() < far[other].min()
+
+
+def test_rating_loss_is_one_less_concordance_and_learns() -> None:
+    torch.manual_seed(0)
+    target = torch.rand(40, 2) * 2 - 1
+    told = nn.Parameter(torch.zeros(40, 2))
+    loss, weight = rating_loss(target), torch.ones(40)
+    assert float(loss(target, weight)) == pytest.approx(0, abs=1e-6)
+    assert float(loss(torch.zeros(40, 2), weight)) == pytest.approx(1, abs=1e-3)
+    optimizer = torch.optim.Adam([told], 0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        now = loss(told, weight)
+        now.backward()
+        optimizer.step()
+    assert now.item() < 0.01
 
 
 def batch(mask: list[list[float]], label: list[int], seed: int = 0) -> Batch:
@@ -124,8 +166,8 @@ def batch(mask: list[list[float]], label: list[int], seed: int = 0) -> Batch:
         torch.randn(n, 2, 1, SHAPE.ecg_times, generator=rng),
         torch.randn(n, 2, 1, SHAPE.eda_times, generator=rng),
         torch.tensor(mask),
-        lambda logits: nn.functional.cross_entropy(logits, labels, reduction="none"),
-        labels,
+        class_loss(lambda logits: nn.functional.cross_entropy(logits, labels, reduction="none")),
+        *alike_by_label(labels),
     )
 
 
@@ -144,8 +186,9 @@ def test_joint_training_adds_the_task_as_each_sensor_tells_it_alone(model: EmoBe
     step = batch([BOTH, BOTH, ECG, EDA, EDA], [0, 1, 1, 0, 1])
     losses = []
     for column, shown in enumerate((ECG, EDA)):
-        alone = step.task(model(step.ecg, step.eda, torch.tensor(shown).expand(5, 2)))
-        losses.append(alone[step.mask[:, column] > 0].mean())
+        logits = model(step.ecg, step.eda, torch.tensor(shown).expand(5, 2))
+        of_each = nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0, 1]), reduction="none")
+        losses.append(of_each[step.mask[:, column] > 0].mean())
     how = Crossmodal(joint=0.6, triplet=0.0)
     wanted = task_loss(model, step) + 0.6 * (losses[0] + losses[1])
     assert float(crossmodal_loss(model, step, how)) == pytest.approx(float(wanted), abs=1e-6)

@@ -65,6 +65,7 @@ def make_person(subject: str, seed: int) -> Windows:
         eda=np.stack([a["eda"] for a in arrays]),
         present=np.ones((n, 2), bool),
         label=labels.astype(np.int64),
+        target=np.empty((n, 0), np.float32),
         subject=np.full(n, subject),
         start=5.0 * np.arange(n),
         is_scored=np.ones(n, bool),

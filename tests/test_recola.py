@@ -13,10 +13,17 @@ from train.data.errors import DataError
 SECONDS = 3
 
 
-def write(root: Path, subject: str = "P16", seconds: int = SECONDS, rated: tuple[str, ...] = recola.DIMENSIONS) -> None:
+def write(
+    root: Path,
+    subject: str = "P16",
+    seconds: int = SECONDS,
+    rated: tuple[str, ...] = recola.DIMENSIONS,
+    eda: np.ndarray | None = None,
+) -> None:
     """Biosignals and ratings of one person, names with their trailing blanks."""
     times = np.arange(seconds * 1000) / 1000
-    rows = [f"{t:.3f};{np.sin(6 * t):.6f};{4 + 0.1 * t:.6f}\n" for t in times]
+    eda = 4 + 0.1 * times if eda is None else eda
+    rows = [f"{t:.3f};{np.sin(6 * t):.6f};{x:.6f}\n" for t, x in zip(times, eda, strict=True)]
     folder = root / recola.SIGNALS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{subject}.csv").write_text("time;ECG ;EDA \n" + "".join(rows))

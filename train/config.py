@@ -50,6 +50,17 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Descriptions of the rest whose beginning is the resting baseline."""
 
 
+class RatingsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ratings of one's own: what is told, on which scale."""
+
+    names: Annotated[tuple[str, ...], SOME]
+    """Names of ratings, as the annotations have them."""
+    scale: tuple[float, float]
+    """Least and greatest."""
+    rest: tuple[str, ...] = ()
+    """Descriptions of the rest whose beginning is the resting baseline; without one nobody is calibrated."""
+
+
 class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The choice of window and context, made inside each fold on training subjects only."""
 
@@ -86,6 +97,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)], ...], SOME] = (0, 1, 2)
     labels: TaskTable | None = None
     """Where the task is not one of train.tasks."""
+    ratings: RatingsTable | None = None
+    """The same for ratings."""
     inner: Inner = Inner()
     emobed: EmoBedTable = EmoBedTable()
     fit: dict[str, Any] = {}
@@ -100,6 +113,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def the_task(self) -> Task:
         """The task; raises TaskError where it is unknown or contradicts itself."""
+        if self.ratings is not None:
+            return Task(self.task, self.dataset, self.ratings.names, {}, self.ratings.rest, self.ratings.scale)
         if self.labels is None:
             return task_of(self.task, self.dataset)
         table = self.labels
@@ -135,7 +150,13 @@ def read_config(path: Path) -> Config:
 
 def _check(path: Path, config: Config) -> None:
     """Refuse at once what would only fail in the first fold."""
-    config.the_task()
+    task = config.the_task()
+    if task.rates and (classical := [s for s in config.systems if s.startswith("classical")]):
+        raise ConfigError(str(path), "systems", f"{classical[0]} tells classes, the task is ratings", "leave it out")
+    if not task.rest and "calibrated" in config.modes:
+        raise ConfigError(str(path), "modes", "calibrated needs a resting stretch, the task has none", "leave it out")
+    if config.labels and config.ratings:
+        raise ConfigError(str(path), "ratings", "stands beside labels", "keep one of them")
     if not config.inner.candidates or not 0 < config.inner.share < 1 or config.inner.epochs < 1:
         raise ConfigError(str(path), "inner", "needs candidates, a share between 0 and 1, and an epoch", REMEDY)
     _check_table(path, "fit.augmentation", config.fit.get("augmentation", {}), Augmentation)

@@ -147,6 +147,8 @@ class Material:
         windows, inner = self.windows(choice.candidate), self.config.inner
         how, network = fit_config(EMOBED, self.config.fit_config()), self._network(EMOBED, choice)
         chosen = choose_crossmodal(choice, windows, fold.train, self.config.emobed.crossmodals(), inner, how, network)
+        if self.task.rates:
+            return chosen
         sure = confidence(windows, fold.train, inner.share, how, network, chosen.crossmodal)
         assert_no_leak({*chosen.subjects, *sure.subjects}, [fold.test], f"choice of the training, fold {fold.test}")
         return replace(chosen, sure=sure)
@@ -199,12 +201,12 @@ class Material:
         """What a fold file says of one mask."""
         windows = self.windows(choice.candidate)
         total = int(((windows.subject == fold.test) & windows.is_scored).sum())
-        return {
-            "start": windows.start[index].tolist(),
-            "label": windows.label[index].tolist(),
-            "probability": np.round(probability, 5).tolist(),
-            "total": total,
-        }
+        told = np.round(probability, 5).tolist()
+        if self.task.rates:
+            said = {"target": np.round(windows.target[index].astype(float), 5).tolist(), "told": told}
+        else:
+            said = {"label": windows.label[index].tolist(), "probability": told}
+        return {"start": windows.start[index].tolist(), **said, "total": total}
 
     def network_masks(self, fitted: Fitted, system: str, fold: Fold, choice: Choice) -> dict[str, Any]:
         """Every mask a network can be asked under, on the test subject."""

@@ -24,10 +24,21 @@ from train.augment import Augmentation, augmented, mixed
 from train.errors import CheckpointError
 from train.models.acc import ACC, AccConfig
 from train.models.emobed import EmoBed, EmoBedConfig
-from train.objective import NO_CROSSMODAL, Batch, Crossmodal, crossmodal_loss, task_loss
+from train.objective import (
+    NO_CROSSMODAL,
+    Batch,
+    Crossmodal,
+    alike_by_label,
+    alike_by_rating,
+    class_loss,
+    crossmodal_loss,
+    rating_loss,
+    task_loss,
+)
 from train.windows import Windows
 from train.world import ALONE, World
 
+Index = npt.NDArray[np.int64]
 FORMAT = "affectd-checkpoint/2"
 KINDS: dict[str, type[AccConfig]] = {"acc": AccConfig, "emobed": EmoBedConfig}
 """Name of a network in checkpoints -> its configuration."""
@@ -111,8 +122,7 @@ def fit(
             ecg, eda, mask, order, share = mixed(ecg, eda, mask, config.mixup, rng)
             mine = slice(world.rank, None, world.size)
             shown = tensor(ecg[mine], on), tensor(eda[mine], on), torch.from_numpy(mask[mine]).to(on)
-            first, other = (torch.from_numpy(windows.label[b][mine]).to(on) for b in (batch, batch[order]))
-            step = Batch(*shown, *_blend(loss_of, first, other, share))
+            step = Batch(*shown, *_wanted(windows, batch[mine], batch[order][mine], share, loss_of, on))
             loss = crossmodal_loss(model, step, crossmodal) if isinstance(model, EmoBed) else task_loss(model, step)
             optimizer.zero_grad()
             loss.backward()
@@ -142,15 +152,20 @@ def network(config: AccConfig) -> ACC:
     return EmoBed(config) if isinstance(config, EmoBedConfig) else ACC(config)
 
 
-def _blend(
-    loss_of: Callable[[Tensor, Tensor], Tensor], first: Tensor, other: Tensor, share: float
-) -> tuple[Callable[[Tensor], Tensor], Tensor, float]:
-    """Of blends of windows with labels ``first`` and ``other``: the task's losses, the greater part's label, purity."""
+def _wanted(
+    windows: Windows, first: Index, other: Index, share: float, loss_of: Callable[[Tensor, Tensor], Tensor], on: str
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, float]:
+    """What a Batch is to tell of blends of windows ``first`` and ``other``: the task, who is alike, purity."""
+    if windows.target.shape[1]:
+        target = torch.from_numpy(np.float32(share) * windows.target[first]).to(on)
+        target += torch.from_numpy(np.float32(1 - share) * windows.target[other]).to(on)
+        return rating_loss(target), *alike_by_rating(target), 1.0
+    labels = [torch.from_numpy(windows.label[index]).to(on) for index in (first, other)]
 
-    def task(logits: Tensor) -> Tensor:
-        return share * loss_of(logits, first) + (1 - share) * loss_of(logits, other)
+    def losses(logits: Tensor) -> Tensor:
+        return share * loss_of(logits, labels[0]) + (1 - share) * loss_of(logits, labels[1])
 
-    return task, first if share > 0.5 else other, abs(2 * share - 1)
+    return class_loss(losses), *alike_by_label(labels[share < 0.5]), abs(2 * share - 1)
 
 
 def _seed(seed: int) -> None:
@@ -173,7 +188,10 @@ def tensor(x: npt.NDArray[np.float32], on: str = "cpu") -> Tensor:
 def predict(
     model: nn.Module, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float]
 ) -> npt.NDArray[np.float32]:
-    """(len(index), n_outputs) probabilities; each window is shown what the mask allows of what is present."""
+    """(len(index), n_outputs) probabilities, or ratings where these are told; each window is shown what the mask
+    allows of what is present."""
+    if windows.target.shape[1]:
+        return np.concatenate([model(*part).numpy() for part in _batches(model, windows, index, mask)])
     return np.concatenate(
         [torch.softmax(model(*part), dim=1).numpy() for part in _batches(model, windows, index, mask)]
     )

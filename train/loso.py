@@ -27,9 +27,11 @@ from train.data import datasets
 from train.errors import PrepareError
 from train.evaluate import Fold, Material, answers_by, assert_no_leak, folds, run_fold
 from train.fit import config_record, save_checkpoint
+from train.metrics import concordance
 from train.models.acc import AccConfig
 from train.objective import Crossmodal
 from train.prepare import Prepared
+from train.report.ratings import FOLDER as RATINGS
 from train.select import Choice
 from train.systems import SEEDLESS, sweeps
 from train.world import ALONE, World
@@ -70,7 +72,8 @@ class Places:
         return self.out.joinpath("tensorboard", *parts)
 
     def _of(self, mode: str) -> Path:
-        return self.out / "folds" / self.config.dataset / _plain(self.config.task) / mode
+        kind = RATINGS if self.config.the_task().rates else "folds"
+        return self.out / kind / self.config.dataset / _plain(self.config.task) / mode
 
 
 def _plain(name: str) -> str:
@@ -297,10 +300,12 @@ def _fit_world(work: _Work) -> World:
 
 
 def _accuracy(masks: Mapping[str, Any]) -> float:
-    """Share of right windows under the widest mask, for the progress line."""
+    """Share of right windows, or mean concordance, under the widest mask, for the progress line."""
     if not masks:
         return float("nan")
     first = next(iter(masks.values()))
+    if "target" in first:
+        return float(np.mean(concordance(np.array(first["told"]), np.array(first["target"]))))
     return float((np.argmax(first["probability"], axis=1) == np.array(first["label"])).mean())
 
 

@@ -36,6 +36,15 @@ def metrics(label: Ints, probability: Floats) -> dict[str, float]:
     }
 
 
+def concordance(told: Floats, target: Floats) -> Floats:
+    """(n_ratings,) Lin's concordance correlation of each column of (n, n_ratings), -1 to 1; nan where the target does
+    not vary: there is nothing to follow."""
+    spread = target.var(axis=0) + told.var(axis=0) + (told.mean(axis=0) - target.mean(axis=0)) ** 2
+    together = ((told - told.mean(axis=0)) * (target - target.mean(axis=0))).mean(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(target.var(axis=0) > EQUAL, 2 * together / spread, np.nan)
+
+
 def confusion(label: Ints, probability: Floats) -> Ints:
     """Counts (n_classes, n_classes), row: label, column: the class with the greatest probability."""
     n = probability.shape[1]

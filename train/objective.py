@@ -19,7 +19,9 @@ from train.models.emobed import EmoBed
 Distance = Literal["cosine", "euclidean"]
 Mining = Literal["all", "semi-hard", "hard"]
 NEARLY = 1e-12
-"""Under the root of a distance: its slope at zero is infinite."""
+"""Under a root or a bar that may be zero."""
+THIRDS = torch.tensor([1 / 3, 2 / 3])
+"""Of all pairs of rated windows: the nearest third counts as the same emotion, the farthest as another."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,19 @@ class Batch:
     """(N, 2, 1, eda_times)."""
     mask: Tensor
     """(N, 2) 1 where a modality is shown."""
-    task: Callable[[Tensor], Tensor]
-    """(N, n_outputs) of the network to (N,) losses."""
-    label: Tensor
-    """(N,) of the emotion that each window shows most of, for triplets."""
+    task: Callable[[Tensor, Tensor], Tensor]
+    """(N, n_outputs) of the network and (N,) weights of the windows to one loss."""
+    same: Tensor
+    """(N, N) whether two windows show the same emotion, for triplets."""
+    other: Tensor
+    """(N, N) whether they show different ones; what is neither is left out."""
     purity: float = 1.0
-    """How much of it: 1, or less where windows are blends."""
+    """How much of it they show: 1, or less where windows are blends."""
 
 
 def task_loss(model: ACC, batch: Batch) -> Tensor:
     """The task alone, with whatever the mask shows."""
-    return batch.task(model(batch.ecg, batch.eda, batch.mask)).mean()
+    return batch.task(model(batch.ecg, batch.eda, batch.mask), torch.ones_like(batch.mask[:, 0]))
 
 
 def crossmodal_loss(model: EmoBed, batch: Batch, how: Crossmodal) -> Tensor:
@@ -75,29 +79,46 @@ def crossmodal_loss(model: EmoBed, batch: Batch, how: Crossmodal) -> Tensor:
     alone = model.alone(batch.ecg, batch.eda)
     shown = {m: batch.mask[:, i] for i, m in enumerate(MODALITIES) if m in alone}
     if how.joint:
-        each = (_mean(batch.task(model.head(alone[m])), shown[m]) for m in alone)
+        each = (batch.task(model.head(alone[m]), shown[m]) for m in alone)
         loss = loss + how.joint * sum(each, torch.zeros_like(loss))
     if how.triplet and len(alone) == len(MODALITIES):
-        there = {m: shown[m] > 0 for m in shown}
-        loss = loss + how.triplet * batch.purity * triplet_loss(alone["ecg"], alone["eda"], batch.label, there, how)
+        counts = (shown["ecg"] > 0)[:, None] & (shown["eda"] > 0)[None, :]
+        triplets = triplet_loss(alone["ecg"], alone["eda"], batch.same & counts, batch.other & counts, how)
+        loss = loss + how.triplet * batch.purity * triplets
     return loss
 
 
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)
-
-
-def triplet_loss(ecg: Tensor, eda: Tensor, label: Tensor, there: dict[str, Tensor], how: Crossmodal) -> Tensor:
+def triplet_loss(ecg: Tensor, eda: Tensor, same: Tensor, other: Tensor, how: Crossmodal) -> Tensor:
     """Crossmodal triplets of both directions: anchors of ECG among EDA, anchors of EDA among ECG.
 
-    ``ecg`` and ``eda`` are (N, n) embeddings, ``label`` (N,), ``there`` (N,) per modality whether it counts.
+    ``ecg`` and ``eda`` are (N, n) embeddings; ``same`` and ``other`` (N, N), ECG's windows by EDA's, say which two may
+    be anchor and positive, anchor and negative.
     """
     far = distances(ecg, eda, how.distance)
+    return _one_way(far, same, other, how) + _one_way(far.T, same.T, other.T, how)
+
+
+def alike_by_label(label: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, N) same and other class."""
     same = label[:, None] == label[None, :]
-    counts = there["ecg"][:, None] & there["eda"][None, :]
-    forth = _one_way(far, same & counts, ~same & counts, how)
-    back = _one_way(far.T, (same & counts).T, (~same & counts).T, how)
-    return forth + back
+    return same, ~same
+
+
+def alike_by_rating(target: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, N) the third of all pairs that is nearest by its ratings (N, n), and the third that is farthest."""
+    far = torch.cdist(target, target)
+    near, distant = torch.quantile(far, THIRDS.to(far))
+    return far <= near, far > torch.maximum(near, distant)
+
+
+def class_loss(losses: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A Batch's task from losses of each window: their weighted mean."""
+    return lambda logits, weight: (losses(logits) * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def rating_loss(target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A Batch's task from ratings (N, n): 1 - CCC, mean over the ratings."""
+    return lambda told, weight: (1.0 - ccc(told, target, weight)).mean()
 
 
 def distances(a: Tensor, b: Tensor, kind: Distance) -> Tensor:
@@ -131,9 +152,11 @@ def _hinge(violation: Tensor) -> Tensor:
     return violation.clamp(min=0.0).sum() / max(1, violation.numel())
 
 
-def ccc(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """(n,) concordance correlation of each column of (N, n), -1 to 1 (Lin 1989, Biometrics 45:255)."""
-    mean, target = predicted.mean(0), wanted.mean(0)
-    spread, target_spread = predicted.var(0, unbiased=False), wanted.var(0, unbiased=False)
-    together = ((predicted - mean) * (wanted - target)).mean(0)
-    return 2 * together / (spread + target_spread + (mean - target) ** 2 + NEARLY)
+def ccc(told: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """(n,) concordance correlation of each column of (N, n) over rows of weights (N,), -1 to 1 (Lin 1989, Biometrics
+    45:255)."""
+    share = (weight / weight.sum().clamp(min=1.0))[:, None]
+    mean, wanted = (told * share).sum(0), (target * share).sum(0)
+    spread, wanted_spread = (((x - m) ** 2 * share).sum(0) for x, m in ((told, mean), (target, wanted)))
+    together = ((told - mean) * (target - wanted) * share).sum(0)
+    return 2 * together / (spread + wanted_spread + (mean - wanted) ** 2 + NEARLY)

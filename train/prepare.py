@@ -38,6 +38,8 @@ KEEP_EVERY = 3
 MAX_BRIDGED = 0.75
 """A window's surrogate ECG counts as absent where more of its beats than this were bridged: its heart rate is then the
 neighbours', not its own. A free choice; at 0.5 Stress-Predict loses half of its ECG, at 0.75 a third."""
+OVER_TIME = ("arousal", "valence")
+"""Signals that are ratings."""
 SURROGATE_SEED = 0
 """Of the surrogate ECG's shapes, gains and noise."""
 NOT_SHAPING = ("check.py", "command.py", "datasets.py", "errors.py", "picture.py")
@@ -68,6 +70,10 @@ class Prepared:
     """(n_annotations, 2) start and stop of every annotation, s from the recording's start."""
     descriptions: npt.NDArray[np.str_]
     """(n_annotations,)."""
+    rated: npt.NDArray[np.str_]
+    """(n_ratings,) names of what was rated, e.g. ``arousal``."""
+    ratings: npt.NDArray[np.float64]
+    """(n, n_ratings) of each window, on the data set's own scale; NaN where there is none for all of it."""
 
     def __len__(self) -> int:
         return len(self.start)
@@ -157,7 +163,34 @@ def prepare(recording: Recording, spec: SignalSpec) -> Prepared:
         start,
         np.array([(a.onset, a.stop) for a in recording.annotations]).reshape(-1, 2),
         np.array([a.description for a in recording.annotations], dtype=np.str_),
+        *ratings_of(start, start + spec.window_s, recording),
     )
+
+
+def ratings_of(
+    start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64], recording: Recording
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.float64]]:
+    """(n_ratings,) names and (n, n_ratings) ratings of the windows start..stop s.
+
+    A rating of a stretch is that of every window within it; a rating over time is the mean over raters and window, and
+    there is none where less than half of the window was rated.
+    """
+    over_time = {m: recording.signals[m] for m in OVER_TIME if m in recording.signals}
+    names = sorted({name for a in recording.annotations for name in a.ratings} | set(over_time))
+    out = np.full((len(start), len(names)), np.nan)
+    for a in recording.annotations:
+        within = (start >= a.onset) & (stop <= a.stop)
+        for name, value in a.ratings.items():
+            out[within, names.index(name)] = value
+    for name, signal in over_time.items():
+        known = np.isfinite(signal.data).any(axis=1)
+        mean = np.nanmean(np.where(known[:, None], signal.data, 0.0), axis=1)
+        times = signal.times()
+        for i in range(len(start)):
+            inside = known & (times >= start[i]) & (times < stop[i])
+            if inside.sum() >= signal.sfreq * (stop[i] - start[i]) / 2:
+                out[i, names.index(name)] = mean[inside].mean()
+    return np.array(names, dtype=np.str_), out
 
 
 def bridged_share(

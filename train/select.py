@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from train.config import Inner
 from train.fit import MASKS, FitConfig, fit, predict
-from train.metrics import balanced_accuracy
+from train.metrics import balanced_accuracy, concordance
 from train.models.acc import ACC, AccConfig
 from train.objective import CROSSMODAL, NO_CROSSMODAL, Crossmodal
 from train.systems import asked
@@ -130,7 +130,7 @@ def _scores(
     seed: int,
     crossmodal: Crossmodal = NO_CROSSMODAL,
 ) -> Floats:
-    """(n_judges,) balanced accuracy of each, mean over the masks; NaN where nothing can be asked."""
+    """(n_judges,) balanced accuracy or concordance of each, mean over the masks; NaN where nothing can be asked."""
     shaped = replace(base, ecg_times=windows.ecg.shape[2], eda_times=windows.eda.shape[2])
     model = fit(windows, others, config, shaped, seed, crossmodal=crossmodal).model
     return np.array([_score(model, windows, subject) for subject in judges])
@@ -141,5 +141,13 @@ def _score(model: ACC, windows: Windows, subject: str) -> float:
     for mask in MASKS.values():
         index = asked(windows, subject, mask)
         if len(index):
-            found.append(balanced_accuracy(windows.label[index], predict(model, windows, index, mask).astype(float)))
+            found.append(_merit(windows, index, predict(model, windows, index, mask).astype(float)))
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+
+
+def _merit(windows: Windows, index: npt.NDArray[np.int64], told: Floats) -> float:
+    """Balanced accuracy of classes; concordance of ratings, mean over those that vary."""
+    if not windows.target.shape[1]:
+        return balanced_accuracy(windows.label[index], told)
+    found = concordance(told, windows.target[index].astype(float))
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

@@ -36,12 +36,24 @@ class Task:
     """Description of an annotation -> label; what is not named has no label."""
     rest: tuple[str, ...]
     """Descriptions of the rest whose beginning is the resting baseline."""
+    scale: tuple[float, float] | None = None
+    """Least and greatest rating where ``labels`` are ratings to be told (``arousal``) and no classes; a network tells
+    them as -1 to 1."""
 
     def __post_init__(self) -> None:
+        if self.scale is not None:
+            if not self.labels or self.of or not self.scale[0] < self.scale[1]:
+                raise TaskError(self.name, "ratings need names, no descriptions, and a scale that rises")
+            return
         if len(self.labels) < 2 or set(self.of.values()) != set(range(len(self.labels))):
             raise TaskError(self.name, "every label needs a description, and at least two are needed")
         if not self.rest:
             raise TaskError(self.name, "names no resting description, so that nobody could be calibrated")
+
+    @property
+    def rates(self) -> bool:
+        """Whether ratings are told, and no classes."""
+        return self.scale is not None
 
 
 _REST = ("baseline", "relax", "questionnaire", "transition")
@@ -68,8 +80,14 @@ TASKS = (
         dict.fromkeys(_REST, 0) | dict.fromkeys(("stroop", "interview", "hyperventilation"), 1),
         _REST,
     ),
+    Task("arousal/valence", "wesad", ("arousal", "valence"), {}, ("baseline",), (1.0, 9.0)),
+    Task("arousal/valence", "amigos", ("arousal", "valence"), {}, (), (1.0, 9.0)),
+    Task("arousal/valence", "dreamer", ("arousal", "valence"), {}, (), (1.0, 5.0)),
+    Task("arousal/valence", "recola", ("arousal", "valence"), {}, (), (-1.0, 1.0)),
 )
-"""WESAD's as Schmidt et al. (2018, ICMI) ask them, meditation left out; Stress-Predict's as its authors label it."""
+"""WESAD's classes as Schmidt et al. (2018, ICMI) ask them, meditation left out; Stress-Predict's as its authors label
+it. Ratings on the scales that the sets publish: self-assessment manikins in WESAD, AMIGOS and DREAMER, the mean of six
+raters over time in RECOLA. Of their rests none is long enough to calibrate with, but WESAD's."""
 
 
 def task_of(name: str, dataset: str) -> Task:

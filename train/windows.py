@@ -29,7 +29,9 @@ class Roles:
     """What each window of one person is to a task."""
 
     label: npt.NDArray[np.int64]
-    """(n,) index into the task's labels, UNLABELLED where the window lies in no single stretch."""
+    """(n,) index into the task's labels, UNLABELLED where the window lies in no single stretch; 0 where it is rated."""
+    target: npt.NDArray[np.float64]
+    """(n, n_ratings) of the task, -1 to 1; (n, 0) for classes."""
     is_baseline: Bools
     """(n,) inside the resting baseline."""
     after_baseline: Bools
@@ -47,6 +49,9 @@ class Windows:
     present: Bools
     """(n, 2) whether ecg, eda may be used."""
     label: npt.NDArray[np.int64]
+    """(n,) class; 0 for all where ratings are told."""
+    target: npt.NDArray[np.float32]
+    """(n, n_ratings), -1 to 1; (n, 0) where classes are told."""
     subject: npt.NDArray[np.str_]
     start: npt.NDArray[np.float64]
     is_scored: Bools
@@ -78,7 +83,14 @@ def roles(person: Prepared, task: Task, spec: SignalSpec) -> Roles:
     """
     stop = person.start + spec.window_s
     annotations = person.annotations()
-    label = labels_of(person.start, stop, stretches(annotations, task.of))
+    target = _targets(person, task)
+    if task.rates:
+        label = np.where(np.isfinite(target).all(axis=1), 0, UNLABELLED)
+    else:
+        label = labels_of(person.start, stop, stretches(annotations, task.of))
+    if not task.rest:  # nobody can be calibrated: there is no baseline, and everything may be scored
+        nothing = np.zeros(len(person), bool)
+        return Roles(label, target, nothing, label != UNLABELLED)
     rest: list[Stretch] = stretches(annotations, dict.fromkeys(task.rest, 0))
     resting = np.flatnonzero((labels_of(person.start, stop, rest) == 0) & _all_there(person))
     if not len(resting):
@@ -88,7 +100,17 @@ def roles(person: Prepared, task: Task, spec: SignalSpec) -> Roles:
     begin = person.start[resting[0]]
     end = begin + BASELINE_S
     is_baseline = (labels_of(person.start, stop, rest) == 0) & (person.start >= begin) & (stop <= end)
-    return Roles(label, is_baseline, (label != UNLABELLED) & (person.start >= end))
+    return Roles(label, target, is_baseline, (label != UNLABELLED) & (person.start >= end))
+
+
+def _targets(person: Prepared, task: Task) -> npt.NDArray[np.float64]:
+    """(n, n_ratings) of the task as -1 to 1, NaN where a person was not asked for one."""
+    if task.scale is None:
+        return np.empty((len(person), 0))
+    low, high = task.scale
+    names = person.rated.tolist()
+    columns = [person.ratings[:, names.index(n)] if n in names else np.full(len(person), np.nan) for n in task.labels]
+    return np.stack([2 * (column - low) / (high - low) - 1 for column in columns], axis=1)
 
 
 def _all_there(person: Prepared) -> Bools:
@@ -131,7 +153,8 @@ def _of_one(person: Prepared, task: Task, prepared_by: SignalSpec, spec: SignalS
     ecg, eda = (np.stack([a[m] for a in scaled]) if scaled else np.empty(shape[m], np.float32) for m in MODALITIES)
     scored = role.after_baseline if spec.needs_baseline else role.label != UNLABELLED
     subject = np.full(len(used), person.subject)
-    return Windows(ecg, eda, person.present[used], role.label[used], subject, person.start[used], scored[used])
+    target = role.target[used].astype(np.float32)
+    return Windows(ecg, eda, person.present[used], role.label[used], target, subject, person.start[used], scored[used])
 
 
 def only(windows: Windows, index: npt.NDArray[np.int64]) -> Windows:

@@ -36,18 +36,22 @@ def report(
     Without options the figures are printed as one table. A fold that cannot be read is named and stops no other; the
     exit code is then 1.
     """
-    from train.report import figures, folds
+    from train.report import figures, folds, ratings
     from train.report.markdown import markdown as to_markdown
     from train.report.markdown import read_records, table
 
-    found, problems = ([], []) if results.is_file() else folds.read(results)
-    flat = figures.records(found) if found else read_records(results)
+    rated, problems = ratings.read(results)
+    found = []
+    if not results.is_file() and (not rated or (results / "folds").is_dir()):
+        found, others = folds.read(results)
+        problems += others
+    flat = [*figures.records(found), *ratings.records(rated)] if found or rated else read_records(results)
     for problem in problems:
         click.echo(f"affectd-train: {' '.join(str(problem).split())}", err=True)
     if output:
         if not found:
             raise click.UsageError(
-                f"{results} holds flat records; the page needs the folder that affectd-train loso wrote"
+                f"{results} holds no folds of classes; the page needs those that affectd-train loso wrote"
             )
         from train.report.page import page
 

@@ -130,24 +130,25 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
         **{key: getattr(row, key) for key in ("system", "mask", "runtime")},
         "subjects": len(row.people),
         "seeds": sorted({fold.seed for fold in row.folds}),
-        **{key: _rounded(np.mean([person[key] for person in row.people.values()])) for key in FIGURES},
-        "ci95": [_rounded(edge) for edge in subject_bootstrap(list(scores.values()))],
+        **{key: rounded(np.mean([person[key] for person in row.people.values()])) for key in FIGURES},
+        "ci95": [rounded(edge) for edge in subject_bootstrap(list(scores.values()))],
         "labels": list(first.labels),
         "surrogate_ecg": any(fold.surrogate_ecg for fold in row.folds) and row.mask != "eda",
-        "majority": _rounded(np.mean([person["majority"] for person in _majority(row).people.values()])),
-        "coverage": _rounded(row.coverage),
-        "p_acc": None if ours is None or is_ours else _rounded(wilcoxon_p(paired(ours, scores))),
+        "majority": rounded(np.mean([person["majority"] for person in _majority(row).people.values()])),
+        "coverage": rounded(row.coverage),
+        "p_acc": None if ours is None or is_ours else rounded(wilcoxon_p(paired(ours, scores))),
         "left_out": list(row.left_out),
         "per_subject": scores,
-        **_origin(row.folds),
+        **origin(row.folds),
     }
 
 
-def _rounded(value: float | np.floating[Any] | None) -> float | None:
+def rounded(value: float | np.floating[Any] | None) -> float | None:
+    """A figure as records hold it; None where there is none."""
     return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
 
 
-def _origin(folds: Sequence[Fold]) -> dict[str, Any]:
+def origin(folds: Sequence[Any]) -> dict[str, Any]:
     """Where a row's figures are from; several values side by side where folds differ."""
     said = [fold.provenance for fold in folds]
     data = sorted({(str(k), str(v)) for origin in said for k, v in dict(origin.get("data") or {}).items()})

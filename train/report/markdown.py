@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import ResultError
+from train.report import ratings
 from train.report.ablation import Ablation, ablation
 from train.report.figures import MODES
 from train.report.words import (
@@ -51,22 +52,38 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Every record as a row of one Markdown table, for the terminal."""
+    """Every record as a row of one Markdown table, for the terminal; ratings after it."""
+    rated = ratings.markdown([record for record in records if "ccc" in record])[1:]
+    records = [record for record in records if "ccc" not in record]
+    return "\n\n".join([*([_classes_table(records)] if records else []), *rated]) + ("\n" if rated else "")
+
+
+def _classes_table(records: Sequence[Record]) -> str:
     return _lines(COLUMNS, [(r["mode"].replace("_", " "), _system(r), r["mask"], *_figures(r), _p(r)) for r in records])
 
 
 def markdown(records: Sequence[Record]) -> str:
     """A whole page: a table for each data set, task and mode, and what each part of the network is worth."""
-    parts = ["# Results", READING]
+    parts = ["# Results"]
     if any(record["surrogate_ecg"] for record in records):
         parts.append(f"**{SURROGATE}**")
+    rated = [record for record in records if "ccc" in record]
+    classes = [record for record in records if "ccc" not in record]
+    return "\n\n".join([*parts, *_of_classes(classes), *ratings.markdown(rated), *_made_by(records)]) + "\n"
+
+
+def _of_classes(records: Sequence[Record]) -> list[str]:
+    parts = [READING] if records else []
     for (dataset, task, mode), of_group in by_group(records).items():
         parts += [f"## {column_words((dataset, task))}, {MODE_WORDS[mode]}", people_and_seeds(of_group)]
         parts.append(_lines(RESULT_COLUMNS, [_row(r) for r in of_group]).rstrip("\n"))
     for found in ablations(records):
         parts += [f"## What each part is worth, {MODE_WORDS[found.mode]}", *_ablation(found)]
-    parts += ["## Made by", *_origins(records)]
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def _made_by(records: Sequence[Record]) -> list[str]:
+    return ["## Made by", *_origins(records)]
 
 
 def by_group(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
