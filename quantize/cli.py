@@ -108,6 +108,42 @@ def folds(path: Path, root: Path | None, out: Path, workers: int) -> None:
     int8_folds(people, config, out, workers=workers, say=say)
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", "root", required=True, type=click.Path(path_type=Path), help="A data set's top folder.")
+@click.option("--subjects", default="", help="Comma separated; everyone if not given. Nobody who trained it.")
+@click.option("--minutes", default=15.0, show_default=True, help="Taken from the middle of each recording.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def strange(bundle: Path, root: Path, subjects: str, minutes: float, as_json: bool) -> None:
+    """Show BUNDLE signals that it should not answer (flat, noise, swapped, other kinds), made of real recordings."""
+    say = Progress()
+    from device.bundle import read_bundle
+    from device.inference import Classifier
+    from quantize.strange import table
+    from train.data import datasets
+    from train.data.types import Recording
+
+    classifier, entry = Classifier(read_bundle(bundle)), datasets.find(root)
+    everyone = entry.subjects(root)
+    wanted = subjects.split(",") if subjects else everyone
+    if unknown := sorted(set(wanted) - set(everyone)):
+        raise click.BadParameter(f"{unknown[0]} is not among {', '.join(everyone)}", param_hint="--subjects")
+
+    def recordings() -> Iterator[Recording]:
+        for subject in wanted:
+            say(subject)
+            yield from entry.load(root, subject)
+
+    rows = table(classifier, recordings(), 60 * minutes)
+    if as_json:
+        print(json.dumps({"bundle_sha256": classifier.bundle.sha256, "kinds": rows}))
+        return
+    for row in rows:
+        why = ", ".join(f"{reason} {n}" for reason, n in row["reasons"].items())
+        share = "" if row["abstained"] is None else f"{row['abstained']:7.1%}"
+        print(f"{row['kind']:26} {share} of {row['windows']} windows abstain  {why}")
+
+
 class Progress:
     """One line on stderr per step, with the seconds since the start."""
 
@@ -153,6 +189,11 @@ def main(args: Sequence[str] | None = None) -> None:
 def folds_main(args: Sequence[str] | None = None) -> None:
     """Entry point of affectd-quantize-folds."""
     _run(folds, args, "affectd-quantize-folds")
+
+
+def strange_main(args: Sequence[str] | None = None) -> None:
+    """Entry point of affectd-quantize-strange."""
+    _run(strange, args, "affectd-quantize-strange")
 
 
 def _run(entry: click.Command, args: Sequence[str] | None, name: str) -> None:
