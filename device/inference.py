@@ -21,6 +21,7 @@ from device.pipeline.feature_input import feature_input
 from device.pipeline.model_input import Baseline, ModelInput, model_input
 from device.pipeline.spec import MODALITIES
 from device.pipeline.types import Floats, Window
+from device.space import Shots, evidence
 
 Float32 = npt.NDArray[np.float32]
 Stored = npt.NDArray[np.int8] | Float32
@@ -123,8 +124,8 @@ class Classifier:
     def _softened(self, logits: Float32, mask: str) -> Float32:
         return _softmax(logits / np.float32(self.bundle.manifest.temperature[mask]))
 
-    def classify(self, window: Window, baseline: Baseline | None = None) -> Prediction:
-        """Prediction for one window.
+    def classify(self, window: Window, baseline: Baseline | None = None, shots: Shots | None = None) -> Prediction:
+        """Prediction for one window; ``shots`` are the wearer's own labelled windows, where the network has a space.
 
         A modality is left out where it is missing, where its sqi is below the spec's ``sqi_min``, and where more than
         ``max_clipped_share`` of its input is clipped. With none left it abstains, with the first of these that holds:
@@ -156,6 +157,8 @@ class Classifier:
         space = manifest.space
         distance = None if space is None or embedding is None else space.distance(embedding, mask)
         is_strange = space is not None and distance is not None and not distance <= space.max_distance[mask]
+        if shots is not None and space is not None and embedding is not None:
+            logits = logits + evidence(embedding, space, shots, mask).astype(np.float32)
         found = self._softened(logits, mask)
         reason: Reason | None = "out_of_range" if is_strange else None
         return self._prediction(window, problems, tuple(arrays), found, reason, distance)

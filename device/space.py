@@ -1,4 +1,5 @@
-"""The emotion embedding space: where known windows of each class lie, and how far a new one is from all of them.
+"""The emotion embedding space: where known windows of each class lie, how far a new one is from all of them, and where
+the wearer's own lie.
 
 Pure: knows no network and no file.
 """
@@ -32,3 +33,53 @@ def distances(embedding: npt.ArrayLike, prototypes: npt.ArrayLike, spread: npt.A
     spreads (n,), so that 1 is as far as a usual window of the class itself."""
     x = np.asarray(embedding, float)[..., None, :]
     return np.asarray(np.sqrt((((x - np.asarray(prototypes, float)) / np.asarray(spread, float)) ** 2).mean(axis=-1)))
+
+
+PRIOR_WINDOWS = 10.0
+"""So many labelled windows of the wearer weigh as much as everybody else's prototype. A free choice."""
+TRUST = 0.1
+"""Share of the likelihood that a moved prototype is believed: dimensions go together, and their sum says too much."""
+
+
+class Shots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The wearer's own labelled windows, as sums, so that what they move can be moved back.
+
+    Classes by the mean of their examples are Snell et al. 2017 (arXiv 1703.05175).
+    """
+
+    count: dict[str, tuple[int, ...]] = {}
+    """Per mask, (n_outputs,) windows of each class."""
+    total: dict[str, tuple[tuple[float, ...], ...]] = {}
+    """Per mask, (n_outputs, n) sum of their embeddings."""
+
+    def with_shot(self, embedding: npt.ArrayLike, label: int, mask: str, n_outputs: int, sign: int = 1) -> Shots:
+        """One window more; or less, with ``sign`` -1, to take it back."""
+        x = np.asarray(embedding, float)
+        count = np.array(self.count.get(mask, (0,) * n_outputs))
+        total = np.array(self.total.get(mask, np.zeros((n_outputs, len(x)))))
+        count[label] += sign
+        total[label] += sign * x
+        if count[label] < 0:
+            raise ValueError(f"no window of class {label} under {mask} to take back")
+        if count[label] == 0:
+            total[label] = 0.0  # exactly: rounding must not stay behind
+        counts, totals = tuple(count.tolist()), tuple(map(tuple, total.tolist()))
+        return Shots(count={**self.count, mask: counts}, total={**self.total, mask: totals})
+
+
+def moved(space: Space, shots: Shots, mask: str) -> Floats:
+    """(n_outputs, n) prototypes, each drawn to the wearer's own windows of its class."""
+    known = np.asarray(space.prototypes[mask], float)
+    if mask not in shots.count:
+        return known
+    count = np.asarray(shots.count[mask], float)[:, None]
+    return np.asarray((PRIOR_WINDOWS * known + np.asarray(shots.total[mask], float)) / (PRIOR_WINDOWS + count))
+
+
+def evidence(embedding: npt.ArrayLike, space: Space, shots: Shots, mask: str) -> Floats:
+    """(..., n_outputs) to be added to logits of embeddings (..., n): how much likelier each class is by the wearer's
+    prototypes than by everybody's; zero without shots."""
+    spread = space.spread[mask]
+    before = distances(embedding, space.prototypes[mask], spread) ** 2
+    after = distances(embedding, moved(space, shots, mask), spread) ** 2
+    return np.asarray(TRUST * len(spread) / 2 * (before - after))

@@ -19,6 +19,7 @@ from device.pipeline.spec import SignalSpec
 from train.confidence import answers, confidence, space_of
 from train.config import Config
 from train.errors import LeakError
+from train.fewshot import judged_by_shots
 from train.fit import MASKS, Fitted, fit, predict
 from train.models.acc import AccConfig
 from train.prepare import Prepared
@@ -228,6 +229,21 @@ class Material:
                 }
         return out
 
+    def few_shot_masks(self, fitted: Fitted, fold: Fold, choice: Choice) -> dict[str, dict[str, Any]]:
+        """``emobed-shots-3`` and its like: every mask's record once so many of the person's windows are labelled."""
+        windows, out = self.windows(choice.candidate), {}
+        if choice.sure is None:
+            return {}
+        space = space_of(fitted.model, windows, fold.train)
+        for name, mask in MASKS.items():
+            index = self.judged(fold, choice, name)
+            if len(index):
+                left, found = judged_by_shots(fitted.model, windows, index, mask, choice.sure, space, choice.window_s)
+                for n, probability in found.items():
+                    record = self.record_of(index[left], probability, fold, choice)
+                    out.setdefault(f"{EMOBED}-shots-{n}", {})[name] = record
+        return out
+
     def decision_masks(self, parts: Mapping[str, Fitted], fold: Fold, choice: Choice) -> dict[str, Any]:
         """Fusion by decision of the two networks of one modality each."""
         windows, out = self.windows(choice.candidate), {}
@@ -280,6 +296,9 @@ def run_fold(
         )
         if system in systems:
             yield system, material.network_masks(fitted[system], system, fold, choice), fitted[system]
+            if answers_by(system, choice):
+                for shots, masks in material.few_shot_masks(fitted[system], fold, choice).items():
+                    yield shots, masks, None
     if DECISION_FUSION in systems:
         parts = {m: fitted[s] for m, s in PARTS.items()}
         yield DECISION_FUSION, material.decision_masks(parts, fold, choice), None

@@ -38,8 +38,8 @@ from train.world import ALONE, World
 
 HERE = Path(__file__).parent
 SHAPING = (
-    "augment.py", "confidence.py", "evaluate.py", "fit.py", "metrics.py", "objective.py", "select.py", "systems.py",
-    "tasks.py", "windows.py", "models/acc.py", "models/blocks.py", "models/emobed.py",
+    "augment.py", "confidence.py", "evaluate.py", "fewshot.py", "fit.py", "metrics.py", "objective.py", "select.py",
+    "systems.py", "tasks.py", "windows.py", "models/acc.py", "models/blocks.py", "models/emobed.py",
     "../device/pipeline/model_input.py", "../device/pipeline/spec.py", "../device/space.py",
 )  # fmt: skip
 """Files that every fold's figures depend on, beside the prepared windows."""
