@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 
@@ -44,6 +44,14 @@ _CURE = {
     "noise": "sit still, moisten the electrodes",
 }
 _ANY_CURE = "check the {m} sensor, and rest once more"
+
+
+def check_worn(modalities: Sequence[str], attached: Collection[str]) -> None:
+    """Raise BaselineError where a modality has no sensor."""
+    for modality in modalities:
+        if modality not in attached:
+            others = "".join(f", or take a baseline of {m} alone (`--allow {m}`)" for m in attached)
+            raise BaselineError(modality, "there is no sensor of it", f"attach one{others}")
 
 
 class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +107,10 @@ class BaselineRecorder:
         """Problems of the rest's windows, and of those before a rest that has not begun."""
         self._done = False
 
+    def begun(self) -> Progress:
+        """How the rest is going before any window has come."""
+        return self._progress(0.0, dict.fromkeys(self.modalities, ("waiting",)))
+
     def push(self, window: Window) -> Progress:
         """Take one window; those that do not lie wholly inside the rest are only looked at."""
         if self._begin is None and all(self._is_good(window, m) for m in self.modalities):
@@ -112,7 +124,8 @@ class BaselineRecorder:
                 self._windows.append(window)
             next_stop = window.start + self._spec.stride_s + self._spec.window_s
             self._done = self._done or next_stop > self._begin + self.rest_s
-        return self._progress(window, problems)
+        elapsed_s = 0.0 if self._begin is None else window.start + self._spec.window_s - self._begin
+        return self._progress(elapsed_s, problems)
 
     def _is_inside(self, window: Window, begin: float) -> bool:
         return window.start >= begin and window.start + self._spec.window_s <= begin + self.rest_s
@@ -145,13 +158,12 @@ class BaselineRecorder:
         reason += f"; mostly {problem.replace('_', ' ')}" if problem else ""
         return BaselineError(modality, reason, _CURE.get(problem, _ANY_CURE).format(m=modality))
 
-    def _progress(self, window: Window, problems: dict[str, tuple[str, ...]]) -> Progress:
-        elapsed_s = 0.0 if self._begin is None else window.start + self._spec.window_s - self._begin
+    def _progress(self, elapsed_s: float, problems: Mapping[str, tuple[str, ...]]) -> Progress:
         return Progress(
             elapsed_s=min(max(elapsed_s, 0.0), self.rest_s),
             rest_s=self.rest_s,
             good_s={m: self._good_s(m) for m in self.modalities},
-            problems=problems,
+            problems=dict(problems),
             warnings=tuple(chain.from_iterable(self._restless(m) for m in self.modalities)),
             done=self._done,
         )

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from device.baseline import BaselineRecorder, Progress
+from device.baseline import BaselineRecorder, Progress, check_worn
 from device.bundle import read_bundle
 from device.errors import RecordingError
 from device.profile import Profile, check_place, write_profile
@@ -28,6 +28,7 @@ from firmware_bridge.daemon_client import DaemonError, ask
 
 GUIDE = "sit still, do not talk"
 _STATE = {
+    "waiting": "not known yet",
     "missing": "no sensor",
     "warming_up": "starting",
     "gap": "no signal",
@@ -85,6 +86,7 @@ def from_recording(
     """
     check_place(path)
     reader = RecordingReader(recording)
+    check_worn(request.modalities, [info.modality for info in reader.streams.values()])
     begin = None if begin_s is None else _start(reader) + begin_s
     spec = read_bundle(bundle).manifest.spec
     recorder = BaselineRecorder(spec, request.modalities, rest_s=request.rest_s, begin=begin)

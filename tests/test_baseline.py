@@ -38,7 +38,7 @@ GOOD = Quality(1.0)
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Window]:
-    """A real person at rest for eight minutes."""
+    """A real person at rest."""
     return wearer_at_rest.windows(tmp_path_factory.mktemp("rest"))
 
 
@@ -126,6 +126,7 @@ def test_good_signal_is_the_time_that_good_windows_inside_the_rest_cover(
 
 def test_every_step_says_how_far_it_is_and_what_is_wrong() -> None:
     recorder = BaselineRecorder(SPEC, rest_s=120.0, begin=100.0)
+    assert guidance(recorder.begun()).endswith("; 2 min to go; ECG not known yet, EDA not known yet")
     said = recorder.push(made(3))
     assert (said.elapsed_s, said.good_s, said.done) == (5.0, {"ecg": 0.0, "eda": 0.0}, False)  # began before the rest
     said = recorder.push(poor(made(7), "eda", "contact", "motion"))
@@ -287,7 +288,7 @@ def test_a_rest_of_one_sensor_only_where_that_is_asked_for(
     args = ("baseline", "--recording", alone, "--profile", path, "--json")
     code, _, err = affectd(capsys, monkeypatch, *args)
     assert code == 2
-    assert "baseline: eda: 0 s of good eda" in err and "`--allow`" in err
+    assert "baseline: eda: there is no sensor of it; attach one, or take a baseline of ecg alone (`--allow ecg`)" in err
     assert not path.exists()
     code, _, _ = affectd(capsys, monkeypatch, *args, "--allow", "ecg")
     assert code == 0
@@ -304,7 +305,7 @@ BAD = {
         "a rest of 59 s where 120 to 300 s are possible",
     ),
     "too late": (
-        ["--recording", "{recording}", "--profile", "{tmp}/p", "--from", "450"],
+        ["--recording", "{recording}", "--profile", "{tmp}/p", "--from", "200"],
         "the signal ends before 180 s of rest are over",
     ),
     "half a minute": (["--minutes", "0.5"], "0.5 is not in the range 2<=x<=5"),
@@ -337,7 +338,7 @@ def test_replay_uses_a_profile_that_fits(
     assert code == 2 and "needs the wearer's resting baseline, and there is none; record one" in err
     code, text, err = affectd(capsys, monkeypatch, "replay", recording, "--bundle", bundle, "--profile", path, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(text)["predictions"] > 80
+    assert json.loads(text)["predictions"] > 50
     profile: Profile = read_profile(path)
     path.write_text(path.read_text().replace(profile.fingerprint, "0" * 64))
     code, _, err = affectd(capsys, monkeypatch, "replay", recording, "--bundle", bundle, "--profile", path)

@@ -6,7 +6,6 @@ import json
 import math
 import stat
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wearer_at_rest import profile
 
 from device.errors import ProfileError
-from device.pipeline.features import OF
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import MODALITIES, SignalSpec, default_spec
 from device.profile import Profile, check_fit, check_place, fingerprint, read_profile, write_profile
-
-CENTER = {"ecg": {"ecg": 0.01, "hr": 61.5}, "eda": {"tonic": 2.25, "phasic": 0.0}}
-
-
-def profile(*modalities: str, **changes: Any) -> Profile:
-    modalities = modalities or MODALITIES
-    baseline = Baseline(
-        {name: value for m in modalities for name, value in CENTER[m].items()},
-        25,
-        {name: 0.5 for m in modalities for name in OF[m]},
-    )
-    whole: dict[str, Any] = {
-        "person": "Ada",
-        "created": datetime(2026, 11, 21, 12, tzinfo=UTC),
-        "fingerprint": fingerprint(default_spec()),
-        "modalities": modalities,
-        "rest_s": 180.0,
-        "sqi": dict.fromkeys(modalities, 0.9),
-        "baseline": baseline,
-    }
-    return Profile(**whole | changes)
-
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.none() | st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1).filter(

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from device.demo import loader
 from device.notification import Notification
-from device.pipeline.spec import SignalSpec, default_spec
+from device.pipeline.features import OF
+from device.pipeline.model_input import Baseline
+from device.pipeline.spec import MODALITIES, SignalSpec, default_spec
 from device.pipeline.types import Window
+from device.profile import Profile, fingerprint
 from device.recording import RecordingReader, RecordingWriter
 from device.resting import windows_of
 from device.sources.virtual import VirtualSensor, notifications
 from firmware_bridge.packet import StreamInfo
 
 CHEST, WRIST = "chest", "wrist"
+SECONDS = 330
+"""As much of it as the longest rest needs."""
 
 
 @cache
 def sensors() -> tuple[VirtualSensor, ...]:
-    """Chest strap and wristband of NeuroKit's resting person, 5 min."""
+    """Chest strap and wristband of NeuroKit's resting person."""
     recording = loader.load("rest")
-    ecg = VirtualSensor(CHEST, "polar-pmd-ecg", recording.ecg.data, recording.ecg.sfreq, recording.ecg.start)
-    eda = VirtualSensor(WRIST, "open-eda", recording.eda.data, recording.eda.sfreq, recording.eda.start)
-    return ecg, eda
+    return _sensor(CHEST, "polar-pmd-ecg", recording.ecg), _sensor(WRIST, "open-eda", recording.eda)
+
+
+def _sensor(name: str, protocol: str, trace: loader.Trace) -> VirtualSensor:
+    return VirtualSensor(name, protocol, trace.data[: round(SECONDS * trace.sfreq)], trace.sfreq, trace.start)
 
 
 @cache
@@ -49,3 +58,26 @@ def record(folder: Path, *names: str) -> Path:
 def windows(folder: Path, spec: SignalSpec | None = None) -> list[Window]:
     """What the session makes of it."""
     return list(windows_of(RecordingReader(record(folder)), spec or default_spec()))
+
+
+CENTER = {"ecg": {"ecg": 0.01, "hr": 61.5}, "eda": {"tonic": 2.25, "phasic": 0.0}}
+
+
+def profile(*modalities: str, **changes: Any) -> Profile:
+    """Of a wearer called Ada, for the default spec, with some keys changed."""
+    modalities = modalities or MODALITIES
+    baseline = Baseline(
+        {name: value for m in modalities for name, value in CENTER[m].items()},
+        25,
+        {name: 0.5 for m in modalities for name in OF[m]},
+    )
+    whole: dict[str, Any] = {
+        "person": "Ada",
+        "created": datetime(2026, 11, 21, 12, tzinfo=UTC),
+        "fingerprint": fingerprint(default_spec()),
+        "modalities": modalities,
+        "rest_s": 180.0,
+        "sqi": dict.fromkeys(modalities, 0.9),
+        "baseline": baseline,
+    }
+    return Profile(**whole | changes)
