@@ -123,7 +123,7 @@ def with_daemon(config: Config, talk: Callable[[AtRest], Awaitable[None]], until
             ready.cancel()
             try:
                 if not daemon.done():
-                    await _tapped(config)
+                    await _recorded(config, len(BEFORE))
                     await talk(source)
             finally:
                 source.asked.set()
@@ -133,9 +133,9 @@ def with_daemon(config: Config, talk: Callable[[AtRest], Awaitable[None]], until
     asyncio.run(scenario())
 
 
-async def _tapped(config: Config) -> None:
-    """Wait until the daemon has recorded all that came so far."""
-    while (await status(Path(config.control.socket)))["recording"]["records"] < len(BEFORE):
+async def _recorded(config: Config, n: int) -> None:
+    """Wait until the daemon has taken so many notifications."""
+    while (await status(Path(config.control.socket)))["recording"]["records"] < n:
         await asyncio.sleep(0)
 
 
@@ -217,19 +217,21 @@ def test_a_tool_that_leaves_writes_nothing_and_the_next_one_is_served(config: Co
     assert not place(config).exists()
 
 
-def test_ctrl_c_writes_nothing(config: Config, tmp_path: Path) -> None:
+def test_ctrl_c_writes_nothing(config: Config) -> None:
     async def talk(source: AtRest) -> None:
         code = "from device.cli import main; main()"
-        args = ("baseline", "--socket", config.control.socket, "--profile", str(tmp_path / "mine.json"), "--json")
+        args = ("baseline", "--socket", config.control.socket, "--json")
         tool = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *args, stdout=-1, stderr=-1)
         assert tool.stdout is not None
         assert json.loads(await tool.stdout.readline())["progress"]["elapsed_s"] == 0
         tool.send_signal(signal.SIGINT)
         _, err = await tool.communicate()
         assert (tool.returncode, b"Traceback" in err) == (130, False)
+        source.asked.set()  # all that would have made the baseline comes, and two minutes more
+        await _recorded(config, len(SENT))
 
     with_daemon(config, talk)
-    assert not place(config).exists() and not (tmp_path / "mine.json").exists()
+    assert not place(config).exists()
 
 
 def test_with_a_file_of_its_own_the_tool_writes_and_the_daemon_stays_as_it_is(config: Config, tmp_path: Path) -> None:
@@ -353,8 +355,14 @@ def test_a_baseline_that_would_serve_nobody_is_refused_before_the_rest(config: C
         INFOS,
     )
     models.check_windows(CALIBRATED)
+    service = Resting(config, models, INFOS, models.choose(None), lambda choice, classifier: None)
+    service.tap(BEFORE[-1])
     with pytest.raises(BaselineError, match=r"reads other windows than the bundle that runs; take it from a recording"):
-        models.check_windows(coarse)
+        asyncio.run(_first(service))
+
+
+async def _first(service: Resting) -> dict[str, Any]:
+    return await anext(service.answers({}))
 
 
 def resting(config: Config) -> Resting:
