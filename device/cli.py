@@ -21,6 +21,8 @@ from device.config import example_config, load_config
 from device.errors import DeviceError
 from device.inference import Prediction
 from device.pipeline.errors import PipelineError
+from device.pipeline.spec import MODALITIES
+from device.profile import check_fit, check_person, read_profile
 from device.recording import RecordingReader, affectd_version
 from device.sinks.jsonl import JsonlSink
 from firmware_bridge.daemon_client import socket_path
@@ -28,7 +30,9 @@ from firmware_bridge.daemon_client import status as ask_status
 from firmware_bridge.errors import FirmwareBridgeError
 
 if TYPE_CHECKING:
+    from device.pipeline.model_input import Baseline
     from device.session import Session, Tally
+    from firmware_bridge.registry import Role
 
 EXIT_ERROR = 2
 """Bad input or a condition the user can change."""
@@ -75,17 +79,21 @@ def status(path: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("recording", type=FilePath)
 @click.option("--bundle", type=FilePath, default=DEFAULT_BUNDLE, help="Model bundle; default: the shipped one.")
+@click.option("--profile", type=FilePath, help="The wearer's profile, where the bundle needs one.")
 @click.option("--runtime", default="auto", help="TFLite runtime.")
 @click.option("--recover", is_flag=True, help="Replay a damaged recording up to its last whole record.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line per prediction.")
 @click.option("--out", type=FilePath, help="Append the predictions to this file, one line of JSON each.")
-def replay(recording: Path, bundle: Path, runtime: str, recover: bool, as_json: bool, out: Path | None) -> None:
+def replay(
+    recording: Path, bundle: Path, profile: Path | None, runtime: str, recover: bool, as_json: bool, out: Path | None
+) -> None:
     """Send a recording through the whole path again, bit for bit."""
     from device.session import Tally, open_session
 
     reader = RecordingReader(recording, recover=recover)
     loaded = read_bundle(bundle)
-    session = open_session(loaded, reader.streams, runtime=runtime)
+    baseline = None if profile is None else _baseline(profile, loaded, reader)
+    session = open_session(loaded, reader.streams, runtime=runtime, baseline=baseline)
     sink = JsonlSink(out) if out else None
     tally, begun = Tally(), time.perf_counter()
     span = [0, 0]
@@ -104,6 +112,15 @@ def replay(recording: Path, bundle: Path, runtime: str, recover: bool, as_json: 
     click.echo(json.dumps(summary) if as_json else _summary(tally, session))
     if reader.damage:
         click.echo(f"affectd: {reader.left_out} bytes left out: {reader.damage.reason}", err=True)
+
+
+def _baseline(path: Path, bundle: Bundle, reader: RecordingReader) -> Baseline:
+    """The baseline of a profile that fits the bundle and the recording; raises ProfileError."""
+    profile = read_profile(path)
+    check_fit(profile, bundle.manifest.spec, [info.modality for info in reader.streams.values()], path)
+    if not bundle.manifest.spec.needs_baseline:
+        click.echo(f"affectd: {bundle.path} works without a profile; {path} changes nothing", err=True)
+    return profile.baseline
 
 
 def _predictions(reader: RecordingReader, session: Session, span: list[int]) -> Iterable[Prediction]:
@@ -129,6 +146,57 @@ def _summary(tally: Tally, session: Session) -> str:
     bad = sum(counts.bad.total() for counts in session.stats.values())
     gaps = sum(counts.assembly.gaps for counts in session.stats.values())
     return f"{tally.windows} windows, {tally.predictions} predictions, {gaps} gaps, {bad} bad notifications"
+
+
+def _printable(_: click.Context, __: click.Parameter, person: str | None) -> str | None:
+    try:
+        check_person(person)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return person
+
+
+@cli.command()
+@click.option("--minutes", type=click.FloatRange(2, 5), default=3.0, show_default=True, help="Length of the rest.")
+@click.option("--person", callback=_printable, help="What the wearer wants to be called.")
+@click.option("--profile", type=FilePath, help="File to write; default: the daemon's own [person] profile.")
+@click.option("--allow", type=click.Choice(MODALITIES), help="Take a baseline of this sensor alone.")
+@click.option("--socket", type=FilePath, default=socket_path, help="Where the daemon listens.")
+@click.option("--recording", type=FilePath, help="Take the rest out of this recording; no daemon is asked.")
+@click.option("--from", "begin_s", type=click.FloatRange(min=0), help="Its beginning, s from the recording's start.")
+@click.option("--to", "end_s", type=click.FloatRange(min=0), help="Its end, s from the recording's start.")
+@click.option("--bundle", type=FilePath, help="With --recording: the model it is for; default: the shipped one.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per step, the outcome last.")
+def baseline(
+    minutes: float,
+    person: str | None,
+    profile: Path | None,
+    allow: Role | None,
+    socket: Path,
+    recording: Path | None,
+    begin_s: float | None,
+    end_s: float | None,
+    bundle: Path | None,
+    as_json: bool,
+) -> None:
+    """Record how the wearer is at rest, so that calibrated models know this person: sit still for some minutes."""
+    from device.baseline_command import from_daemon, from_recording, opened_screen
+    from device.resting import BaselineRequest
+
+    if recording is None and any(given is not None for given in (begin_s, end_s, bundle)):
+        raise click.UsageError("--from, --to and --bundle go with --recording")
+    if recording is not None and profile is None:
+        raise click.UsageError("--recording needs --profile, the file to write")
+    rest_s = 60.0 * minutes
+    if end_s is not None:
+        begin_s = end_s - rest_s if begin_s is None else begin_s
+        rest_s = end_s - begin_s
+    request = BaselineRequest(allow, rest_s, person, keep=profile is None)
+    with opened_screen(as_json) as screen:
+        if recording is not None and profile is not None:
+            from_recording(recording, bundle or DEFAULT_BUNDLE, request, profile, screen, begin_s=begin_s)
+        else:
+            asyncio.run(from_daemon(socket, request, profile, screen))
 
 
 @cli.group()

@@ -30,10 +30,19 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     bundle: str | None = None
     """Model bundle; the one shipped with affectd if not given."""
+    calibrated: str | None = None
+    """Bundle to use instead where the wearer's profile serves it."""
     runtime: Runtime = "auto"
     """TFLite runtime; ``auto`` takes the first that is installed."""
     threads: Count = 1
     """Threads of the runtime. One is enough: a window is classified in milliseconds."""
+
+
+class PersonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[person]``."""
+
+    profile: str | None = None
+    """File of the wearer's resting baseline, which `affectd baseline` records; without it cold start."""
 
 
 class RadioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +98,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     radio: RadioConfig = RadioConfig()
     control: ControlConfig = ControlConfig()
     inference: InferenceConfig = InferenceConfig()
+    person: PersonConfig = PersonConfig()
     recording: RecordingConfig = RecordingConfig()
     sinks: SinksConfig = SinksConfig()
 
@@ -97,6 +107,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("no sensor: [[sensors]] tables are needed, or [radio] registry = FILE of affectd-pair")
         if self.sensors and self.radio.registry is not None:
             raise ValueError("sensors twice: in [[sensors]] tables and in [radio] registry; keep one of them")
+        if self.inference.calibrated is not None and self.person.profile is None:
+            raise ValueError("[inference] calibrated without [person] profile: name the file for the wearer's baseline")
         for key in ("role", "name", "address"):
             _refuse_twice(key, (getattr(sensor, key) for sensor in self.sensors))
 
@@ -243,10 +255,16 @@ _EXAMPLE = """\
 [inference]
 # Model bundle; without this line the one shipped with affectd.
 # bundle = "/etc/affectd/my-model.affect"
+# Bundle to use instead once the wearer has recorded a resting baseline (`affectd baseline`); wants [person] profile.
+# calibrated = "/etc/affectd/my-calibrated-model.affect"
 # "auto" takes the first TFLite runtime that is installed; else "ai-edge-litert" or "tflite-runtime".
 runtime = "auto"
 # Threads of the runtime. One is enough: a window is classified in milliseconds.
 threads = 1
+
+[person]
+# Where `affectd baseline` keeps how the wearer is at rest, for the owner's eyes only; without it cold start.
+# profile = "/var/lib/affectd/person.json"
 
 [radio]
 # Bluetooth adapter by its address; without this line the machine's default one. Its number may change, its address not.

@@ -1,4 +1,4 @@
-"""The daemon's UNIX socket: status, the loan of a sensor to a tool, and a look at what a sensor sends.
+"""The daemon's UNIX socket: status, the loan of a sensor to a tool, a look at what a sensor sends, a baseline.
 
 It knows nothing of radios or signals. `firmware_bridge/daemon_client.py` says what goes over it and asks.
 """
@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from device.errors import ControlError
+from device.errors import ControlError, DeviceError
 from device.notification import Arrival, LinkState, Notification
 from firmware_bridge.daemon_client import listened_at
 from firmware_bridge.packet import StreamInfo
@@ -27,6 +27,10 @@ _MODE = 0o660
 WATCH_QUEUE = 256
 """Notifications a watcher may lag behind; beyond it the oldest is dropped, and the daemon never waits."""
 REQUEST_BYTES = 1 << 16
+
+
+Answers = AsyncGenerator[dict[str, Any], None]
+"""To a request that takes its time; raises DeviceError where it is refused, and is closed when nobody listens."""
 
 
 class Link(Protocol):
@@ -67,10 +71,16 @@ class _RequestError(Exception):
 
 
 class Control:
-    """Answers requests; ``status`` makes the answer to the commonest one."""
+    """Answers requests; ``status`` makes the answer to the commonest one, ``baseline`` those to the longest."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], sources: Iterable[Lendable]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], dict[str, Any]],
+        sources: Iterable[Lendable],
+        baseline: Callable[[dict[str, Any]], Answers] | None = None,
+    ) -> None:
         self._status = status
+        self._baseline = baseline
         self._sources = tuple(sources)
         self._lent: set[str] = set()
         self._watchers: dict[asyncio.Queue[Notification], str] = {}
@@ -127,6 +137,8 @@ class Control:
                 await self._lend(rest.get("address"), reader, writer)
             case {"do": "watch", "sensor": name}:
                 await self._watch(str(name), reader, writer)
+            case {"do": "baseline", **rest} if self._baseline is not None:
+                await _tell_until_gone(self._baseline(rest), reader, writer)
             case _:
                 raise _RequestError("unknown request", "use the affectd-pair of the same version")
 
@@ -162,6 +174,29 @@ class Control:
         finally:
             del self._watchers[queue]
             gone.cancel()
+
+
+async def _tell_until_gone(answers: Answers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send answers as they come; what makes them ends when the other side closes, or dies."""
+    telling = asyncio.create_task(_tell(answers, writer))
+    gone = asyncio.create_task(reader.read())
+    try:
+        await asyncio.wait({telling, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if telling.done():
+            telling.result()
+    finally:
+        telling.cancel()
+        gone.cancel()
+        await asyncio.wait({telling, gone})
+
+
+async def _tell(answers: Answers, writer: asyncio.StreamWriter) -> None:
+    async with contextlib.aclosing(answers):
+        try:
+            async for answer in answers:
+                await _say(writer, {"ok": True, **answer})
+        except DeviceError as error:
+            raise _RequestError(*str(error).rsplit("; ", 1)) from error
 
 
 def _linked(source: Lendable) -> bool:

@@ -10,16 +10,18 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device.bundle import DEFAULT_BUNDLE, Bundle, check_streams, read_bundle
+from device.calibration import Choice, Models
 from device.config import Config, SinksConfig, sensors_of
 from device.control import Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
 from device.notification import Arrival
 from device.recording import RecordingWriter
+from device.resting import Resting
 from device.sinks.base import QueuedSink
 from device.sinks.jsonl import JsonlSink
 from device.sources.base import Source
@@ -28,7 +30,7 @@ from device.status import Status
 from firmware_bridge.packet import StreamInfo
 
 if TYPE_CHECKING:
-    from device.session import Counts, Session
+    from device.session import Classifies, Counts, Listener, Session
 
 QUEUE = 1024
 """Arrivals between the sources and the session: minutes of two sensors, so only a fast replay ever waits."""
@@ -46,24 +48,26 @@ async def run(
     stop = stop or _stop_on_signals()
     async with _open_sources(config, sources) as sources:
         streams = {name: info for source in sources for name, info in source.streams.items()}
-        bundle = read_bundle(config.inference.bundle or DEFAULT_BUNDLE)
-        check_streams(bundle.manifest.spec, streams.values(), bundle.path)
+        models = Models(config.inference, streams.values())
+        choice = _choose(models, config)
         links = [source for source in sources if isinstance(source, BleSource)]
         with RecordingWriter(Path(config.recording.directory), streams) as recording:
-            status = Status(bundle, recording, links)
-            control = Control(status.to_json, links)
+            status = Status(choice, recording, links)
+            resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
+            control = Control(status.to_json, links, resting.answers)
             async with (
                 _open_sinks(config.sinks) as sinks,
                 _repeating(recording.sync, config.recording.fsync_s),
-                control.listening(Path(config.control.socket)) if links else contextlib.nullcontext(),
-                _opening(config, bundle, streams, stop) as opening,
+                control.listening(Path(config.control.socket)),
+                _opening(config, choice, streams, resting.listen, stop) as opening,
                 contextlib.aclosing(merged(sources, stop)) as arrivals,
             ):
-                _log.info("bundle %s, recording to %s", bundle.manifest.name, recording.path)
+                _log.info("bundle %s, recording to %s", choice.bundle.manifest.name, recording.path)
                 backlog: list[Arrival] = []
                 async for arrival in arrivals:
                     recording.append(arrival)
                     control.tap(arrival)
+                    resting.tap(arrival)
                     backlog.append(arrival)
                     if opening.done() and not stop.is_set():
                         status.session = opening.result()
@@ -75,9 +79,25 @@ async def run(
     return session.stats
 
 
+def _choose(models: Models, config: Config) -> Choice:
+    """The bundle to begin with; why not the calibrated one is said once."""
+    choice = models.choose(None if config.person.profile is None else Path(config.person.profile))
+    if choice.calibration.reason is not None:
+        _log.warning("cold start: %s", choice.calibration.reason)
+    return choice
+
+
+def _change_over(status: Status, choice: Choice, classifier: Classifies) -> None:
+    """Go on with a wearer's new baseline, between two arrivals."""
+    if status.session is not None:  # it gave the windows of the baseline, so it is there
+        status.session.use(classifier, choice.baseline)
+        status.choice = choice
+        _log.info("calibrated: bundle %s", choice.bundle.manifest.name)
+
+
 @contextlib.asynccontextmanager
 async def _opening(
-    config: Config, bundle: Bundle, streams: Mapping[str, StreamInfo], stop: asyncio.Event
+    config: Config, choice: Choice, streams: Mapping[str, StreamInfo], listener: Listener, stop: asyncio.Event
 ) -> AsyncIterator[asyncio.Task[Session]]:
     """The session, opened in a thread; a failure stops the daemon.
 
@@ -89,7 +109,14 @@ async def _opening(
         from device.session import open_session
 
         inference = config.inference
-        return open_session(bundle, streams, runtime=inference.runtime, threads=inference.threads)
+        return open_session(
+            choice.bundle,
+            streams,
+            runtime=inference.runtime,
+            threads=inference.threads,
+            baseline=choice.baseline,
+            listener=listener,
+        )
 
     def opened(task: asyncio.Task[Session]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -7,7 +7,9 @@ DeviceError
 |   +-- BundleError       a model bundle; place is the part, the key or the sensor's stream
 |   +-- RecordingError    a recording; place is a byte offset or the name of a part
 |   +-- ConfigError       a configuration file; place is a line number or the name of a key
+|   +-- ProfileError      a person's profile; place is the name of a key
 |   +-- ControlError      the socket that the daemon listens at
++-- BaselineError         a rest that gives no baseline; carries place (a modality, or empty), reason, remedy
 +-- InferenceError        the network cannot be run; carries reason, remedy
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
 +-- SinkError             a sink takes no predictions; carries sink, reason, remedy
@@ -57,8 +59,23 @@ class ConfigError(FileError):
     number = "line"
 
 
+class ProfileError(FileError):
+    """A person's profile that cannot be used; ``place`` is the name of a key."""
+
+
 class ControlError(FileError):
     """A socket that the daemon cannot listen at."""
+
+
+class BaselineError(DeviceError):
+    """A rest that gives no baseline."""
+
+    def __init__(self, place: str, reason: str, remedy: str) -> None:
+        self.place = place
+        """A modality; empty where it is none's fault."""
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(_one_line("baseline", place, f"{reason}; {remedy}"))
 
 
 class InferenceError(DeviceError):

@@ -108,6 +108,11 @@ class Session:
             counts.last_bad = error
             return error.packets
 
+    def use(self, classifier: Classifies, baseline: Baseline | None) -> None:
+        """Go on with another network on the same windows (of an equal ``device.profile.fingerprint``); none is lost."""
+        self._classifier = classifier
+        self._baseline = baseline
+
     def flush(self) -> list[Prediction]:
         """At the end: predictions for the windows some modality still covers."""
         return self._classify(self._pipeline.flush())
@@ -132,7 +137,7 @@ def open_session(
     """Session on a bundle's network; raises BundleError or InferenceError where it cannot run with these streams."""
     check_streams(bundle.manifest.spec, streams.values(), bundle.path)
     if bundle.manifest.spec.needs_baseline and baseline is None:
-        remedy = "use a bundle that works without"
+        remedy = "record one (`affectd baseline --recording`), or use a bundle that works without"
         raise BundleError(bundle.path, "spec", "needs the wearer's resting baseline, and there is none", remedy)
     return Session(Classifier(bundle, runtime, threads), bundle.manifest.spec, streams, baseline, listener)
 

@@ -18,6 +18,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     """One table of the sensors, and a line on what comes out."""
     console = console or Console()
     console.print(f"affectd {status['affectd']}, running for {_span(status['running_s'])}, bundle {status['bundle']}")
+    if calibration := _calibration(status.get("calibration")):
+        console.print(Text(calibration))
     console.print(f"recording {status['recording']['path']}, {status['recording']['records']} records")
     if status["sensors"]:
         console.print(_sensors(status["sensors"]))
@@ -29,6 +31,15 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     rests_on = status["rests_on"] or "nothing yet"
     console.print(Text(f"{status['predictions']} predictions, now from {rests_on}"))
     console.print(Text(_newest(status["prediction"])))
+
+
+def _calibration(calibration: dict[str, Any] | None) -> str:
+    """Empty where there is no profile, nor a reason for it."""
+    if calibration is None:
+        return ""
+    if calibration["mode"] == "calibrated":
+        return f"calibrated for {calibration['person'] or 'the wearer'}"
+    return f"cold start: {calibration['reason']}" if calibration["reason"] else ""
 
 
 def _sensors(sensors: list[dict[str, Any]]) -> Table:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from device.bundle import Bundle
+from device.calibration import Choice
 from device.inference import Prediction
 from device.recording import RecordingWriter, affectd_version
 from device.sources.ble import BleSource
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 class Status:
     """Looks at the daemon's parts, and remembers the newest prediction."""
 
-    def __init__(self, bundle: Bundle, recording: RecordingWriter, links: Sequence[BleSource]) -> None:
+    def __init__(self, choice: Choice, recording: RecordingWriter, links: Sequence[BleSource]) -> None:
         self.session: Session | None = None
         """None while it is being opened."""
-        self._bundle = bundle
+        self.choice = choice
+        """What predictions are made with; changes where a baseline is recorded meanwhile."""
         self._recording = recording
         self._links = links
         self._begun_ns = time.monotonic_ns()
@@ -52,7 +53,8 @@ class Status:
             "affectd": affectd_version(),
             "pid": os.getpid(),
             "running_s": self._ago(self._begun_ns),
-            "bundle": self._bundle.manifest.name,
+            "bundle": self.choice.bundle.manifest.name,
+            "calibration": asdict(self.choice.calibration),
             "recording": {"path": str(self._recording.path), "records": self._recording.records},
             "sensors": [self._sensor(source) for source in self._links],
             "predictions": self._predictions,

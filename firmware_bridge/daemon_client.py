@@ -2,8 +2,9 @@
 
 Knows nothing of radios or signals. Requests: ``{"do": "status"}`` gives one answer; ``{"do": "lend", "address": A}``
 lends the radio (and, with an address, the sensor, which the daemon lets go) until the connection is closed;
-``{"do": "watch", "sensor": NAME}`` hands on each notification of a streaming sensor. Every answer has ``ok``; where
-false, ``error`` and ``remedy`` say more.
+``{"do": "watch", "sensor": NAME}`` hands on each notification of a streaming sensor; ``{"do": "baseline", ...}``
+records a rest, says how it goes and at last what came of it, and ends with the connection. Every answer has ``ok``;
+where false, ``error`` and ``remedy`` say more.
 """
 
 from __future__ import annotations

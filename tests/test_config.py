@@ -42,7 +42,7 @@ def test_the_example_names_every_key() -> None:
     example = parse_config(example_config())
     assert example.sinks.jsonl is not None
     structs = (
-        *(example.radio, example.control, example.inference, example.recording),
+        *(example.radio, example.control, example.inference, example.person, example.recording),
         *(example.sinks.jsonl, example.sensors[0]),
     )
     keys = {key for struct in structs for key in struct.__struct_fields__}
@@ -74,6 +74,7 @@ def test_the_example_names_every_key() -> None:
         ("sensors = []\n", "no sensor: [[sensors]] tables are needed, or [radio] registry"),
         (SENSOR + "[radio]\nregistry = 'x'\n", "sensors twice"),
         (SENSOR + "[radio]\nadapter = 'hci0'\n", "line 6: radio: 'hci0': expected an address"),
+        (SENSOR + "[inference]\ncalibrated = 'x'\n", "[inference] calibrated without [person] profile: name the file"),
         (SENSOR + SENSOR, "2 sensors with role 'ecg'"),
         (SENSOR + WRIST.replace("wrist", "chest"), "2 sensors with name 'chest'"),
         (SENSOR + WRIST.replace(":02", ":01"), "2 sensors with address 'A0:9E:1A:00:00:01'"),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.control import WATCH_QUEUE, Control
-from device.errors import ControlError
+from device.errors import BaselineError, ControlError
 from device.notification import LinkChange, LinkState, Notification
 from firmware_bridge.codecs import polar_pmd
 from firmware_bridge.daemon_client import DaemonError, ask, status
@@ -105,6 +105,31 @@ def test_a_watcher_sees_its_sensor_and_one_that_does_not_read_costs_nothing(path
         control.tap(Notification("chest", 4, b""))  # nobody watches any more
 
     held(path, control, talk)
+
+
+def test_a_baseline_ends_with_the_tool_that_asked_for_it(path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def answers(request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        asked.append(request)
+        try:
+            yield {"progress": 1}
+            if request == {"refuse": True}:
+                raise BaselineError("eda", "there is no sensor of it", "attach one")
+            await asyncio.Event().wait()
+        finally:
+            asked.append({"over": True})
+
+    async def talk() -> None:
+        async with ask(path, {"do": "baseline", "person": "Ada"}) as told:
+            assert await anext(told) == {"ok": True, "progress": 1}
+        with pytest.raises(DaemonError, match="baseline: eda: there is no sensor of it; attach one"):
+            async with ask(path, {"do": "baseline", "refuse": True}) as told:
+                await anext(told)
+                await anext(told)
+
+    held(path, Control(dict, [], answers), talk)
+    assert sorted(map(str, asked)) == sorted(map(str, [{"person": "Ada"}, {"refuse": True}, *2 * [{"over": True}]]))
 
 
 @pytest.mark.parametrize(

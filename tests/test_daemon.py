@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tiny_bundle import tiny_bundle
 
-from device.config import Config, InferenceConfig, JsonlConfig, RecordingConfig, SinksConfig
+from device.config import Config, ControlConfig, InferenceConfig, JsonlConfig, RecordingConfig, SinksConfig
 from device.daemon import run
 from device.errors import BundleError, DeviceError, SourceError
 from device.notification import Notification
@@ -71,6 +71,7 @@ def config(tmp_path: Path) -> Config:
     return Config(
         sensors=(Sensor(role="ecg", name="chest", address="A0:9E:1A:00:00:01", protocol="polar-pmd-ecg"),),
         inference=InferenceConfig(bundle=str(tmp_path / "tiny.affect")),
+        control=ControlConfig(socket=str(tmp_path / "affectd.sock")),
         recording=RecordingConfig(directory=str(tmp_path / "recordings"), fsync_s=0.01),
         sinks=SinksConfig(jsonl=JsonlConfig(path=str(tmp_path / "out.jsonl"))),
     )

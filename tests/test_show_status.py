@@ -51,6 +51,19 @@ def test_a_link_in_trouble_says_why_below_the_table() -> None:
     assert "still loading" in text and "no prediction yet" in text
 
 
+def test_calibration_is_told_with_its_reason() -> None:
+    for calibration, line in (
+        ({"mode": "calibrated", "person": "Ada", "reason": None}, "calibrated for Ada"),
+        ({"mode": "calibrated", "person": None, "reason": None}, "calibrated for the wearer"),
+        (
+            {"mode": "cold_start", "person": None, "reason": "/p: no such file; rest"},
+            "cold start: /p: no such file; rest",
+        ),
+    ):
+        assert line in shown(sensors=[], calibration=calibration).splitlines()
+    assert "cold" not in shown(sensors=[], calibration={"mode": "cold_start", "person": None, "reason": None})
+
+
 def test_an_abstention_is_told_with_its_reason() -> None:
     text = shown(sensors=[], prediction={"label": None, "abstained": "warming_up"})
     assert "newest: abstains (warming_up)" in text

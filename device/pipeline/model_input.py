@@ -31,14 +31,14 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Feature name to its mean over the resting windows; for models that read features."""
 
 
-def baseline_of(windows: Sequence[Window], spec: SignalSpec) -> Baseline:
+def baseline_of(windows: Sequence[Window], spec: SignalSpec, modalities: Sequence[str] = MODALITIES) -> Baseline:
     """Resting median of every channel, and mean of every feature, over windows recorded at rest.
 
-    Raises PipelineError where a modality has no window of sufficient quality.
+    Raises PipelineError where one of the modalities has no window of sufficient quality.
     """
     samples: dict[str, Floats] = {}
     rest: dict[str, float] = {}
-    for modality in MODALITIES:
+    for modality in modalities:
         usable = [w for w in windows if modality in w.data and w.quality[modality].sqi >= spec.sqi_min]
         good = [w.data[modality][-spec.n_window(modality) :] for w in usable]
         if not good:
