@@ -74,6 +74,8 @@ def test_it_is_the_baseline_that_training_takes(windows: list[Window]) -> None:
         start=start,
         spans=np.array([[start[0], start[-1] + 60.0]]),
         descriptions=np.array(["baseline"]),
+        rated=np.empty(0, np.str_),
+        ratings=np.empty((len(kept), 0)),
     )
     expected = baseline_in_training(
         person, roles(person, task_of("rest/task", "stress-predict"), SPEC).is_baseline, SPEC

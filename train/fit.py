@@ -186,15 +186,12 @@ def tensor(x: npt.NDArray[np.float32], on: str = "cpu") -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float]
+    model: nn.Module, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float], batch: int = 128
 ) -> npt.NDArray[np.float32]:
     """(len(index), n_outputs) probabilities, or ratings where these are told; each window is shown what the mask
     allows of what is present."""
-    if windows.target.shape[1]:
-        return np.concatenate([model(*part).numpy() for part in _batches(model, windows, index, mask)])
-    return np.concatenate(
-        [torch.softmax(model(*part), dim=1).numpy() for part in _batches(model, windows, index, mask)]
-    )
+    found = torch.cat([model(*part) for part in _batches(model, windows, index, mask, batch)])
+    return (found if windows.target.shape[1] else torch.softmax(found, dim=1)).numpy()
 
 
 @torch.no_grad()
