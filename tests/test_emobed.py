@@ -54,7 +54,8 @@ def test_an_absent_sensor_contributes_nothing(absent: str, scale: float, stages:
 @torch.no_grad()
 def test_one_sensor_s_place_does_not_depend_on_whether_the_other_is_hidden_or_cut_off() -> None:
     net, (ecg, eda) = model(), inputs()
-    alone = net.alone(ecg, eda)
+    whole, alone = net.both_ways(ecg, eda, shown("both"))
+    assert torch.equal(whole, net.embedding(ecg, eda, shown("both")))
     for name in MODALITIES:
         assert torch.equal(alone[name], net.embedding(ecg, eda, shown(name)))
         assert torch.equal(net.head(alone[name]), net(ecg, eda, shown(name)))

@@ -73,10 +73,10 @@ def task_loss(model: ACC, batch: Batch) -> Tensor:
 
 def crossmodal_loss(model: EmoBed, batch: Batch, how: Crossmodal) -> Tensor:
     """The task with what the mask shows; with each modality by itself; and the triplets between both."""
-    loss = task_loss(model, batch)
     if not how.joint and not how.triplet:
-        return loss
-    alone = model.alone(batch.ecg, batch.eda)
+        return task_loss(model, batch)
+    embedding, alone = model.both_ways(batch.ecg, batch.eda, batch.mask)
+    loss = batch.task(model.head(embedding), torch.ones_like(batch.mask[:, 0]))
     shown = {m: batch.mask[:, i] for i, m in enumerate(MODALITIES) if m in alone}
     if how.joint:
         each = (batch.task(model.head(alone[m]), shown[m]) for m in alone)

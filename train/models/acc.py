@@ -125,13 +125,28 @@ class ACC(nn.Module):
 
         The means of now and of the whole let the head see a person's change without knowing his level.
         """
+        return self.later(self.early(ecg, eda), mask)
+
+    def early(self, ecg: Tensor, eda: Tensor) -> dict[str, Tensor]:
+        """Each branch's features up to the first message, which no mask has a part in."""
         inputs = {"ecg": ecg, "eda": eda}
         x = {m: inputs[m] for m in self.config.modalities}
+        for stage in range(self._first() + 1):
+            x = {m: self.branches[m][stage](x[m]) for m in x}
+        return x
+
+    def later(self, x: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """The rest of ``pooled``, messages as the mask (N, 2) lets them through."""
         masks = {m: mask[:, i : i + 1].reshape(-1, 1, 1, 1) for i, m in enumerate(MODALITIES)}
-        for stage in range(len(self.config.widths)):
+        x = self._connected(self._first(), x, masks)
+        for stage in range(self._first() + 1, len(self.config.widths)):
             x = self._connected(stage, {m: self.branches[m][stage](x[m]) for m in x}, masks)
         parts = {m: [x[m]] if m == "ecg" else [_last(x[m], self._window_steps()), x[m]] for m in x}
         return {m: torch.cat([part.mean(dim=3) for part in parts[m]], dim=1).flatten(1) for m in parts}
+
+    def _first(self) -> int:
+        """The first stage with messages, or the last of all."""
+        return min((*self.config.stages, len(self.config.widths) - 1))
 
     def _window_steps(self) -> int:
         """Steps of the window itself after the last stage."""

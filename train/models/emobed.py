@@ -55,12 +55,16 @@ class EmoBed(ACC):
 
     def embeddings(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Each modality's place in the space, (N, embedding); that of an absent one means nothing."""
-        pooled = self.pooled(ecg, eda, mask)
-        return {m: project(pooled[m]) for m, project in self.projections.items()}
+        return self._projected(self.pooled(ecg, eda, mask))
 
-    def alone(self, ecg: Tensor, eda: Tensor) -> dict[str, Tensor]:
-        """The same for each modality as if it were the only one there: no message reaches it."""
-        return self.embeddings(ecg, eda, torch.zeros(len(ecg), len(MODALITIES), dtype=ecg.dtype, device=ecg.device))
+    def both_ways(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``embedding``, and each modality's place as if it were the only one there: no message reaches it."""
+        early = self.early(ecg, eda)
+        together, alone = (self._projected(self.later(early, m)) for m in (mask, torch.zeros_like(mask)))
+        return fused(together, mask), alone
+
+    def _projected(self, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {m: project(pooled[m]) for m, project in self.projections.items()}
 
     def embedding(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> Tensor:
         """Where a window lies in the space (N, embedding): the mean over the modalities that are there."""
