@@ -553,3 +553,45 @@ def test_command_names_a_bad_fold_and_goes_on(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "bad.json: file: is not JSON" in done.stderr
     assert "| calibrated | acc | both |" in done.stdout
+
+
+def knowing(fold: dict[str, Any], least: float) -> dict[str, Any]:
+    """The same fold of a system that answers from a probability on, and finds every fifth window strange."""
+    masks = {}
+    for mask, record in fold["masks"].items():
+        best = np.max(record["probability"], axis=1)
+        familiar = np.arange(len(best)) % 5 > 0
+        masks[mask] = record | {"is_sure": (best >= least).tolist(), "is_familiar": familiar.tolist()}
+    return fold | {"masks": masks}
+
+
+def test_what_is_answered_is_counted_and_judged() -> None:
+    key = ("wesad", "3-class", "calibrated")
+    some = [knowing(made(*key, "acc", s, seed), 0.6) for s in SETS[key[:2]][1] for seed in (0, 1)]
+    record = pick(records(some), *key, "acc", "both")
+    share, accuracy, familiar = [], [], []
+    for fold in some:
+        both = fold["masks"]["both"]
+        label, probability = np.array(both["label"]), np.array(both["probability"])
+        answered = np.array(both["is_sure"]) & np.array(both["is_familiar"])
+        share.append(answered.mean())
+        familiar.append(np.mean(both["is_familiar"]))
+        accuracy.append(m.balanced_accuracy(label[answered], probability[answered]))
+    assert record["answered"] == pytest.approx(np.mean(share), abs=1e-4)
+    assert record["answered_balanced_accuracy"] == pytest.approx(np.nanmean(accuracy), abs=1e-4)
+    assert record["familiar"] == pytest.approx(np.mean(familiar), abs=1e-4)
+    assert "| acc | surrogate ECG + EDA | " + f"{record['answered']:.0%} |" in markdown(records(some))
+    plain = pick(records([made(*key, "acc", s, 0) for s in SETS[key[:2]][1]]), *key, "acc", "both")
+    assert "answered" not in plain
+    short = knowing(made(*key, "acc", SETS[key[:2]][1][0], 0), 0.6)
+    short["masks"]["both"]["is_sure"] = [True]
+    with pytest.raises(ResultError, match=r"masks.both.*answers"):
+        parse(short, "x")
+
+
+def test_calibration_error_of_all_windows_is_that_of_all_windows() -> None:
+    key = ("stress-predict", "rest/task", "calibrated")
+    some = [made(*key, "acc", s, seed) for s in SETS[key[:2]][1] for seed in (0, 1)]
+    both = [fold["masks"]["both"] for fold in some]
+    label, probability = (np.concatenate([np.array(b[name]) for b in both]) for name in ("label", "probability"))
+    assert pick(records(some), *key, "acc", "both")["ece_all"] == pytest.approx(m.ece(label, probability), abs=1e-3)

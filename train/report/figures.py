@@ -132,6 +132,8 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
         "seeds": sorted({fold.seed for fold in row.folds}),
         **{key: rounded(np.mean([person[key] for person in row.people.values()])) for key in FIGURES},
         "ci95": [rounded(edge) for edge in subject_bootstrap(list(scores.values()))],
+        "ece_all": rounded(_ece_of_all(row)),
+        **_answered(row),
         "labels": list(first.labels),
         "surrogate_ecg": any(fold.surrogate_ecg for fold in row.folds) and row.mask != "eda",
         "majority": rounded(np.mean([person["majority"] for person in _majority(row).people.values()])),
@@ -140,6 +142,30 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
         "left_out": list(row.left_out),
         "per_subject": scores,
         **origin(row.folds),
+    }
+
+
+def _ece_of_all(row: Row) -> float | None:
+    """ECE of all people's windows together: one person has too few for his own to be told from chance."""
+    if row.system == MAJORITY:
+        return None
+    of_row = [fold.scores[row.mask] for fold in row.folds if row.mask in fold.scores]
+    fine = [np.sum([getattr(s, what) for s in of_row], axis=0) for what in ("windows", "right", "confidence")]
+    windows, right, confidence = (part.reshape(ECE_BINS, -1).sum(axis=1) for part in fine)
+    return float(np.abs(right - confidence).sum() / windows.sum())
+
+
+def _answered(row: Row) -> dict[str, Any]:
+    """Of a system that knows when not to answer: shares answered and familiar, balanced accuracy of the answers."""
+    of_row = [fold.scores[row.mask] for fold in row.folds if row.mask in fold.scores]
+    known = [s for s in of_row if s.answered is not None and s.windows.sum()]
+    if row.system == MAJORITY or not known:
+        return {}
+    right = [balanced_accuracy_of(s.answered) for s in known if s.answered is not None and s.answered.sum()]
+    return {
+        "answered": rounded(np.mean([s.answered.sum() / s.windows.sum() for s in known if s.answered is not None])),
+        "answered_balanced_accuracy": rounded(np.nanmean(right)) if np.isfinite(right).any() else None,
+        "familiar": rounded(np.mean([s.familiar / s.windows.sum() for s in known if s.familiar is not None])),
     }
 
 

@@ -37,6 +37,10 @@ class MaskRecord(msgspec.Struct, frozen=True):
     probability: list[list[float]]
     total: int
     """Labelled windows, scored or not."""
+    is_sure: list[bool] | None = None
+    """Of a system that knows when not to answer: whether it would."""
+    is_familiar: list[bool] | None = None
+    """Whether the window is like those it learned from."""
 
 
 class FoldRecord(msgspec.Struct, frozen=True):
@@ -72,6 +76,10 @@ class Score:
     """(HISTOGRAM_BINS,) sum of the winning probability."""
     total: int
     """Labelled windows, scored or not."""
+    answered: Ints | None = None
+    """(n_classes, n_classes) confusion of the windows it would answer; None for a system that answers all."""
+    familiar: int | None = None
+    """Windows like those it learned from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +124,19 @@ def score(record: MaskRecord, n_classes: int) -> Score:
         np.bincount(place[right], minlength=HISTOGRAM_BINS),
         np.bincount(place, confidence, minlength=HISTOGRAM_BINS).astype(float),
         record.total,
+        *_answers(record, label, probability),
     )
+
+
+def _answers(record: MaskRecord, label: Ints, probability: Floats) -> tuple[Ints | None, int | None]:
+    """Confusion of what would be answered, and how many windows are familiar; ValueError says what does not fit."""
+    if record.is_sure is None or record.is_familiar is None:
+        return None, None
+    sure, familiar = np.array(record.is_sure, bool), np.array(record.is_familiar, bool)
+    if not len(sure) == len(familiar) == len(label):
+        raise ValueError(f"has {len(label)} labels, and {len(sure)} and {len(familiar)} answers")
+    answered = sure & familiar
+    return confusion(label[answered], probability[answered]), int(familiar.sum())
 
 
 def _probability(record: MaskRecord, n_classes: int) -> Floats:

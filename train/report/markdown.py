@@ -29,10 +29,12 @@ from train.report.words import (
 Record = Mapping[str, Any]
 
 COLUMNS = ("mode", "system", "mask", "bal. acc.", "95 %", "macro-F1", "acc.", "AUROC", "ECE", "p (acc)")
-RESULT_COLUMNS = ("system", "sensors", *COLUMNS[3:-1], "scored", "p (acc)")
+RESULT_COLUMNS = ("system", "sensors", *COLUMNS[3:-1], "ECE, all", "scored", "p (acc)")
+ANSWER_COLUMNS = ("system", "sensors", "answered", "bal. acc. of the answers", "familiar")
 READING = """Leave-one-subject-out: nothing was fitted on the person who is judged; every choice was made on an inner
 split of the others. Each figure is made per person and seed, averaged over seeds, then over people; the interval is a
-95 % bootstrap over people. *scored* is the share of labelled windows that could be scored with these sensors.
+95 % bootstrap over people. *ECE* is a person's, which is never small with few windows; *ECE, all* is that of
+everybody's windows together. *scored* is the share of labelled windows that could be scored with these sensors.
 *p (acc)* is Wilcoxon's signed-rank p of `acc` against the row with the same sensors, paired over people, two-sided,
 not corrected for the number of rows. The *majority class* is the one commonest among everybody else. *Calibrated* may
 use a resting baseline of the person, recorded before and not scored; *cold start* nothing of the person."""
@@ -77,6 +79,7 @@ def _of_classes(records: Sequence[Record]) -> list[str]:
     for (dataset, task, mode), of_group in by_group(records).items():
         parts += [f"## {column_words((dataset, task))}, {MODE_WORDS[mode]}", people_and_seeds(of_group)]
         parts.append(_lines(RESULT_COLUMNS, [_row(r) for r in of_group]).rstrip("\n"))
+        parts += _answers(of_group)
     for found in ablations(records):
         parts += [f"## What each part is worth, {MODE_WORDS[found.mode]}", *_ablation(found)]
     return parts
@@ -123,7 +126,27 @@ def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def _row(record: Record) -> tuple[str, ...]:
     coverage = record.get("coverage")
     scored = "" if coverage is None else f"{coverage:.0%}"
-    return _system(record), sensors(record["mask"], record["surrogate_ecg"]), *_figures(record), scored, _p(record)
+    ece = figure(record.get("ece_all"))
+    return _system(record), sensors(record["mask"], record["surrogate_ecg"]), *_figures(record), ece, scored, _p(record)
+
+
+def _answers(of_group: Sequence[Record]) -> list[str]:
+    """What systems that know when not to answer leave out."""
+    rows = [
+        (
+            _system(record),
+            sensors(record["mask"], record["surrogate_ecg"]),
+            f"{record['answered']:.0%}",
+            figure(record["answered_balanced_accuracy"]),
+            f"{record['familiar']:.0%}",
+        )
+        for record in of_group
+        if "answered" in record
+    ]
+    text = (
+        "Answered are windows that are familiar and whose greatest probability reaches the threshold of their sensors."
+    )
+    return [text, _lines(ANSWER_COLUMNS, rows).rstrip("\n")] if rows else []
 
 
 def _system(record: Record) -> str:
