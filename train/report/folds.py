@@ -43,8 +43,8 @@ class MaskRecord(msgspec.Struct, frozen=True):
     """Whether the window is like those it learned from."""
 
 
-class FoldRecord(msgspec.Struct, frozen=True):
-    """A fold file, as it is on disk. Keys that are not listed are left where they are."""
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What every fold file says of itself. Keys that are not listed are left where they are."""
 
     dataset: str
     task: str
@@ -54,10 +54,15 @@ class FoldRecord(msgspec.Struct, frozen=True):
     seed: int
     labels: list[str]
     surrogate_ecg: bool
-    masks: dict[Literal["both", "ecg", "eda"], MaskRecord]
     runtime: Literal["float", "int8"] = "float"
-    choice: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
+
+
+class FoldRecord(Head, frozen=True, kw_only=True):
+    """A fold file of classes, as it is on disk."""
+
+    masks: dict[Literal["both", "ecg", "eda"], MaskRecord]
+    choice: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 from train.errors import ResultError
 from train.metrics import concordance, subject_bootstrap
 from train.report.figures import natural, origin, rounded, system_order
-from train.report.folds import MASKS, REMEDY
+from train.report.folds import MASKS, REMEDY, Head
 from train.report.words import MODE_WORDS, column_words, figure, interval, sensors, system_words
 
 FOLDER = "ratings"
@@ -36,20 +36,10 @@ class MaskRecord(msgspec.Struct, frozen=True):
     total: int
 
 
-class RatedFold(msgspec.Struct, frozen=True):
-    """A fold file, as it is on disk. Keys that are not listed are left where they are."""
+class RatedFold(Head, frozen=True, kw_only=True):
+    """A fold file of ratings, as it is on disk."""
 
-    dataset: str
-    task: str
-    mode: Literal["cold_start", "calibrated"]
-    system: str
-    subject: str
-    seed: int
-    labels: list[str]
-    surrogate_ecg: bool
     masks: dict[Literal["both", "ecg", "eda"], MaskRecord]
-    runtime: Literal["float", "int8"] = "float"
-    provenance: dict[str, Any] = {}
 
 
 def read(root: Path) -> tuple[list[RatedFold], list[ResultError]]:
