@@ -36,6 +36,7 @@ def model(config: AccConfig, seed: int = 0) -> ACC:
     net = ACC(config)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # messages begin as nothing
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.normal_(module.bias, std=0.5)
@@ -121,6 +122,21 @@ def test_without_connections_each_branch_sees_its_own_input_only() -> None:
     before, after = parts(net, ecg, eda), parts(net, ecg + 1.0, eda)
     assert same(before["eda"], after["eda"]) and same(before["whole"], after["whole"])
     assert not same(before["ecg"], after["ecg"])
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_messages_begin_as_nothing(attention: Any) -> None:
+    """A fresh network is the one without connections, and a first step already makes them something."""
+    torch.manual_seed(0)
+    net = ACC(AccConfig(attention=attention, **SHORT))
+    bare = ACC(AccConfig(stages=(), **SHORT))
+    bare.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith("connections")})
+    ecg, eda = inputs(net.config, n=8)
+    assert same(forward(net.eval(), ecg, eda, (1.0, 1.0)), forward(bare.eval(), ecg, eda, (1.0, 1.0)))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    nn.functional.cross_entropy(net.train()(ecg, eda, torch.ones(8, 2)), torch.arange(8) % 2).backward()
+    optimizer.step()
+    assert all((c.projection[1].weight != 0).all() for c in net.connections.values())
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

@@ -26,6 +26,7 @@ def model(config: EmoBedConfig = SHAPE) -> EmoBed:
     net = EmoBed(config)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # messages begin as nothing
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.normal_(module.bias, std=0.5)
     return net.eval()

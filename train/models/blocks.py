@@ -35,12 +35,15 @@ class Connection(nn.Module):
     ``message = source_mask * projection(source) * sigmoid(gate(source))``, both 1x1 convolutions. Attention ``gate``
     looks at every moment by itself, ``channel`` at the source's mean over time (squeeze-excite, Hu et al. 2018, arXiv
     1709.01507), ``none`` leaves the gate out. The shared, gated intermediate representation is Bhatti et al. 2021
-    (arXiv 2108.02241), read as "project, gate, add"; the exact form of the gate is a free choice.
+    (arXiv 2108.02241), read as "project, gate, add"; the exact form of the gate is a free choice. A message begins as
+    nothing (the last BatchNorm's scale is zero, after Goyal et al. 2017, arXiv 1706.02677, for residual branches): the
+    branches learn by themselves first, and from each other what helps.
     """
 
     def __init__(self, n_source: int, n_target: int, *, attention: str) -> None:
         super().__init__()
         self.projection = nn.Sequential(nn.Conv2d(n_source, n_target, (1, 1), bias=False), nn.BatchNorm2d(n_target))
+        nn.init.zeros_(self.projection[1].weight)
         self.gate = None if attention == "none" else nn.Conv2d(n_source, n_target, (1, 1))
         self.pooled = attention == "channel"
 
