@@ -26,8 +26,8 @@ from test_inference import window
 from tiny_bundle import CARD, REPORT, SPACE_MODEL, space_bundle, tiny_bundle, tiny_space
 from wearer_at_rest import profile
 
-from device.bundle import MASKS, Bundle, read_bundle, write_bundle
-from device.calibration import NO_SPACE, OTHER_NETWORK, Calibration, Choice, Models, own_labels
+from device.bundle import MASKS, Bundle, write_bundle
+from device.calibration import NO_SPACE, OTHER_NETWORK, Models, own_labels
 from device.config import (
     Config,
     ControlConfig,
@@ -38,7 +38,7 @@ from device.config import (
     SinksConfig,
 )
 from device.daemon import run
-from device.errors import DeviceError, LabelError, ProfileError
+from device.errors import LabelError, ProfileError
 from device.inference import Classifier, Prediction
 from device.label_command import changed, known, listed
 from device.labelling import STALE_S, Change, LabelAnswer, Labelling
@@ -111,7 +111,7 @@ class Life:
     def says(self) -> list[dict[str, float] | None]:
         """Probabilities of some windows under every mask; they are no windows of his life."""
         assert self.session is not None
-        cases = [at(900 + i, {m: 1.0 for m in mask.split("+")}) for i, mask in enumerate(MASKS)]
+        cases = [at(900 + i, dict.fromkeys(mask.split("+"), 1.0)) for i, mask in enumerate(MASKS)]
         return [p.probabilities for p in (self.session._classify([case])[0] for case in cases)]
 
     def counts(self) -> dict[str, int]:
@@ -224,13 +224,13 @@ def test_the_sum_does_not_know_of_what_was_taken_back(bundle: Bundle) -> None:
     few = [example(i, "n", LABELS[i % 2]) for i in range(7)]
     shots = shots_of(few, LABELS)
     assert shots is not None and shots_of([], LABELS) is None
-    back = shots.with_shot(few[0].embedding["ecg"], 0, "ecg", 2).with_shot(few[0].embedding["ecg"], 0, "ecg", 2, sign=-1)
+    back = shots.with_shot(few[0].embedding["ecg"], 0, "ecg", 2).with_shot(
+        few[0].embedding["ecg"], 0, "ecg", 2, sign=-1
+    )
     assert back.total != shots.total and shots_of(list(few), LABELS) == shots
 
 
-def test_another_network_ignores_them_and_the_first_finds_them_again(
-    ada: Life, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_another_network_ignores_them_and_the_first_finds_them_again(ada: Life, bundle: Bundle, tmp_path: Path) -> None:
     plain = ada.says()
     ada.see(at(0))
     ada.ask(label="stress")
@@ -419,12 +419,24 @@ def far_away(ada: Life) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Life], None], dict[str, Any], str]] = {
-    "misspelt": (one, {"label": "sress"}, r"unknown label 'sress' \(did you mean 'stress'\?\); bundle tiny has rest, st"),
+    "misspelt": (
+        one,
+        {"label": "sress"},
+        r"unknown label 'sress' \(did you mean 'stress'\?\); bundle tiny has rest, st",
+    ),
     "in capitals": (one, {"label": "STRESS"}, r"did you mean 'stress'"),
     "unknown": (one, {"label": "joy"}, r"unknown label 'joy'; bundle tiny has rest, stress"),
     "no window": (nothing, {"label": "rest"}, r"there is no window yet; wait a minute or two"),
-    "silence": (silent, {"label": "rest"}, r"the newest window ended 302 s ago, 60 s are the most; `affectd status` says"),
-    "poor signals": (poor, {"label": "rest"}, r"nothing of the last 60 s was classified: the signals are too poor; see"),
+    "silence": (
+        silent,
+        {"label": "rest"},
+        r"the newest window ended 302 s ago, 60 s are the most; `affectd status` says",
+    ),
+    "poor signals": (
+        poor,
+        {"label": "rest"},
+        r"nothing of the last 60 s was classified: the signals are too poor; see",
+    ),
     "later profile": (later, {"label": "rest"}, r"format: 'affectd-profile/2' where this affectd reads"),
     "damaged profile": (damaged, {"label": "rest"}, r"no profile, or a damaged one"),
     "no profile": (gone, {"label": "rest"}, r"ada\.json is not there yet; record a baseline first: `affectd baseline`"),
@@ -473,7 +485,9 @@ def test_a_place_that_cannot_be_written_changes_nothing(ada: Life, monkeypatch: 
 def test_without_a_place_or_a_space_the_remedy_is_told(bundle: Bundle, tmp_path: Path) -> None:
     homeless = Life(bundle, None)
     homeless.see(at(0))
-    with pytest.raises(LabelError, match=r"no file for it; set \[person\] profile, and record a baseline: `affectd base"):
+    with pytest.raises(
+        LabelError, match=r"no file for it; set \[person\] profile, and record a baseline: `affectd base"
+    ):
         homeless.ask(label="rest")
     assert homeless.ask().labels == LABELS
     plain = Life(tiny_bundle(tmp_path / "plain.affect"), tmp_path / "ada.json", profile())
