@@ -21,7 +21,7 @@ from rich.progress import Progress as Bar
 from device.baseline import BaselineRecorder, Progress, check_worn
 from device.bundle import read_bundle
 from device.errors import RecordingError
-from device.profile import Profile, check_place, write_profile
+from device.profile import Profile, check_place, with_labels_at, write_profile
 from device.recording import RecordingReader
 from device.resting import BaselineRequest, Outcome, rest_of
 from firmware_bridge.daemon_client import DaemonError, ask
@@ -106,7 +106,7 @@ def _start(reader: RecordingReader) -> float:
 
 
 def _kept(outcome: Outcome, path: Path) -> Outcome:
-    write_profile(path, outcome.profile)
+    write_profile(path, with_labels_at(path, outcome.profile))
     return msgspec.structs.replace(outcome, path=str(path))
 
 

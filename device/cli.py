@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from device.calibration import own_labels
 from device.config import example_config, load_config
 from device.errors import DeviceError
 from device.inference import Prediction
@@ -32,6 +33,7 @@ from firmware_bridge.errors import FirmwareBridgeError
 if TYPE_CHECKING:
     from device.pipeline.model_input import Baseline
     from device.session import Session, Tally
+    from device.space import Shots
     from firmware_bridge.registry import Role
 
 EXIT_ERROR = 2
@@ -79,7 +81,7 @@ def status(path: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("recording", type=FilePath)
 @click.option("--bundle", type=FilePath, default=DEFAULT_BUNDLE, help="Model bundle; default: the shipped one.")
-@click.option("--profile", type=FilePath, help="The wearer's profile, where the bundle needs one.")
+@click.option("--profile", type=FilePath, help="The wearer's profile: baseline and labels.")
 @click.option("--runtime", default="auto", help="TFLite runtime.")
 @click.option("--recover", is_flag=True, help="Replay a damaged recording up to its last whole record.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line per prediction.")
@@ -92,8 +94,8 @@ def replay(
 
     reader = RecordingReader(recording, recover=recover)
     loaded = read_bundle(bundle)
-    baseline = None if profile is None else _baseline(profile, loaded, reader)
-    session = open_session(loaded, reader.streams, runtime=runtime, baseline=baseline)
+    baseline, shots = (None, None) if profile is None else _of_wearer(profile, loaded, reader)
+    session = open_session(loaded, reader.streams, runtime=runtime, baseline=baseline, shots=shots)
     sink = JsonlSink(out) if out else None
     tally, begun = Tally(), time.perf_counter()
     span = [0, 0]
@@ -114,13 +116,16 @@ def replay(
         click.echo(f"affectd: {reader.left_out} bytes left out: {reader.damage.reason}", err=True)
 
 
-def _baseline(path: Path, bundle: Bundle, reader: RecordingReader) -> Baseline:
-    """The baseline of a profile that fits the bundle and the recording; raises ProfileError."""
+def _of_wearer(path: Path, bundle: Bundle, reader: RecordingReader) -> tuple[Baseline, Shots | None]:
+    """The baseline of a profile that fits the bundle and the recording, and its labels; raises ProfileError."""
     profile = read_profile(path)
     check_fit(profile, bundle.manifest.spec, [info.modality for info in reader.streams.values()], path)
-    if not bundle.manifest.spec.needs_baseline:
+    shots, labels = own_labels(bundle, profile.examples)
+    if labels.reason is not None:
+        click.echo(f"affectd: {path}: its labels are not used: {labels.reason}", err=True)
+    elif shots is None and not bundle.manifest.spec.needs_baseline:
         click.echo(f"affectd: {bundle.path} works without a profile; {path} changes nothing", err=True)
-    return profile.baseline
+    return profile.baseline, shots
 
 
 def _predictions(reader: RecordingReader, session: Session, span: list[int]) -> Iterable[Prediction]:
@@ -197,6 +202,40 @@ def baseline(
             from_recording(recording, bundle or DEFAULT_BUNDLE, request, profile, screen, begin_s=begin_s)
         else:
             asyncio.run(from_daemon(socket, request, profile, screen))
+
+
+@cli.command()
+@click.argument("name", metavar="LABEL", required=False)
+@click.option("--undo", is_flag=True, help="Take back the last one, or the last one of LABEL.")
+@click.option("--list", "listed", is_flag=True, help="Show how many windows are labelled, and for which bundle.")
+@click.option("--forget", is_flag=True, help="Take back all of them.")
+@click.option("--yes", is_flag=True, help="With --forget: do not ask.")
+@click.option("--socket", type=FilePath, default=socket_path, help="Where the daemon listens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def label(name: str | None, undo: bool, listed: bool, forget: bool, yes: bool, socket: Path, as_json: bool) -> None:
+    """Say what you live just now (`affectd label stress`): the newest window becomes an example of LABEL.
+
+    Without LABEL and options: show the labels that the bundle has.
+    """
+    import msgspec
+
+    from device import label_command
+    from device.labelling import LabelRequest
+
+    if undo + listed + forget > 1 or (name is not None and (listed or forget)):
+        raise click.UsageError("choose one of LABEL, --undo, --list and --forget")
+    if yes and not forget:
+        raise click.UsageError("--yes goes with --forget")
+    if forget and not yes:
+        n = label_command.number_kept(asyncio.run(label_command.from_daemon(socket, LabelRequest())))
+        click.confirm(f"Forget the labels of {n} windows?", abort=True, err=True)
+    answer = asyncio.run(label_command.from_daemon(socket, LabelRequest(name, undo, forget)))
+    if as_json:
+        click.echo(msgspec.json.encode(answer))
+        return
+    show = label_command.changed if name or undo or forget else label_command.known
+    for line in (label_command.listed if listed else show)(answer):
+        click.echo(line)
 
 
 @cli.group()

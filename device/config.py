@@ -42,7 +42,7 @@ class PersonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table ``[person]``."""
 
     profile: str | None = None
-    """File of the wearer's resting baseline, which `affectd baseline` records; without it cold start."""
+    """File of the wearer's resting baseline, which `affectd baseline` records, and labels; without it cold start."""
 
 
 class RadioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,6 +264,7 @@ threads = 1
 
 [person]
 # Where `affectd baseline` keeps how the wearer is at rest, for the owner's eyes only; without it cold start.
+# `affectd label` keeps its labels there too.
 # profile = "/var/lib/affectd/person.json"
 
 [radio]

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from device.config import Config, SinksConfig, sensors_of
 from device.control import Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
+from device.labelling import Labelling
 from device.notification import Arrival
 from device.recording import RecordingWriter
 from device.resting import Resting
@@ -30,6 +31,7 @@ from device.status import Status
 from firmware_bridge.packet import StreamInfo
 
 if TYPE_CHECKING:
+    from device.pipeline.types import Chunk, Window
     from device.session import Classifies, Counts, Listener, Session
 
 QUEUE = 1024
@@ -54,43 +56,52 @@ async def run(
         with RecordingWriter(Path(config.recording.directory), streams) as recording:
             status = Status(choice, recording, links)
             resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
-            control = Control(status.to_json, links, resting.answers)
+            labelling = Labelling(_profile(config), status)
+            control = Control(status.to_json, links, resting.answers, labelling.answers)
+            hear = partial(_each, (resting.listen, labelling.listen))
             async with (
                 _open_sinks(config.sinks) as sinks,
                 _repeating(recording.sync, config.recording.fsync_s),
                 control.listening(Path(config.control.socket)),
-                _opening(config, choice, streams, resting.listen, stop) as opening,
+                _opening(config, choice, streams, hear, stop) as opening,
                 contextlib.aclosing(merged(sources, stop)) as arrivals,
             ):
                 _log.info("bundle %s, recording to %s", choice.bundle.manifest.name, recording.path)
+                publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
                 backlog: list[Arrival] = []
                 async for arrival in arrivals:
                     recording.append(arrival)
                     control.tap(arrival)
                     resting.tap(arrival)
+                    labelling.tap(arrival)
                     backlog.append(arrival)
                     if opening.done() and not stop.is_set():
-                        status.session = opening.result()
-                        _classify(backlog, opening.result(), sinks, status)
-                status.session = session = await opening
-                _classify(backlog, session, sinks, status)
-                _publish(session.flush(), sinks, status)
+                        publish(_classified(backlog, _adopted(opening.result(), status)))
+                session = _adopted(await opening, status)
+                publish(_classified(backlog, session))
+                publish(session.flush())
     _report(session)
     return session.stats
 
 
 def _choose(models: Models, config: Config) -> Choice:
     """The bundle to begin with; why not the calibrated one is said once."""
-    choice = models.choose(None if config.person.profile is None else Path(config.person.profile))
+    choice = models.choose(_profile(config))
     if choice.calibration.reason is not None:
         _log.warning("cold start: %s", choice.calibration.reason)
+    if choice.labels.reason is not None:
+        _log.warning("the wearer's labels are not used: %s", choice.labels.reason)
     return choice
+
+
+def _profile(config: Config) -> Path | None:
+    return None if config.person.profile is None else Path(config.person.profile)
 
 
 def _change_over(status: Status, choice: Choice, classifier: Classifies) -> None:
     """Go on with a wearer's new baseline, between two arrivals."""
     if status.session is not None:  # it gave the windows of the baseline, so it is there
-        status.session.use(classifier, choice.baseline)
+        status.session.use(classifier, choice.baseline, choice.shots)
         status.choice = choice
         _log.info("calibrated: bundle %s", choice.bundle.manifest.name)
 
@@ -130,11 +141,24 @@ async def _opening(
         await asyncio.wait({task})
 
 
-def _classify(backlog: list[Arrival], session: Session, sinks: Iterable[QueuedSink], status: Status) -> None:
-    """All that has come and not been looked at, in order."""
+def _adopted(session: Session, status: Status) -> Session:
+    """The session, once it is open, with the wearer's labels as they are by then."""
+    if status.session is None:
+        session.learn(status.choice.shots)
+        status.session = session
+    return session
+
+
+def _classified(backlog: list[Arrival], session: Session) -> Iterator[Prediction]:
+    """Of all that has come and not been looked at, in order."""
     for arrival in backlog:
-        _publish(session.push(arrival), sinks, status)
+        yield from session.push(arrival)
     backlog.clear()
+
+
+def _each(listeners: Iterable[Listener], item: Chunk | Window) -> None:
+    for listen in listeners:
+        listen(item)
 
 
 def _open_sources(
@@ -168,8 +192,11 @@ def _agent(address: str) -> contextlib.AbstractAsyncContextManager[None]:
     return pairing_agent(address, _Nobody())
 
 
-def _publish(predictions: Iterable[Prediction], sinks: Iterable[QueuedSink], status: Status) -> None:
+def _publish(
+    predictions: Iterable[Prediction], sinks: Iterable[QueuedSink], status: Status, labelling: Labelling
+) -> None:
     for prediction in predictions:
+        labelling.note(prediction)
         if status.note(prediction):
             _log.info("predicting from %s", status.rests_on)
         for sink in sinks:

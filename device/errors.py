@@ -10,6 +10,7 @@ DeviceError
 |   +-- ProfileError      a person's profile; place is the name of a key
 |   +-- ControlError      the socket that the daemon listens at
 +-- BaselineError         a rest that gives no baseline; carries place (a modality, or empty), reason, remedy
++-- LabelError            a window that cannot be labelled, or no label to take back; carries reason, remedy
 +-- InferenceError        the network cannot be run; carries reason, remedy
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
 +-- SinkError             a sink takes no predictions; carries sink, reason, remedy
@@ -76,6 +77,15 @@ class BaselineError(DeviceError):
         self.reason = reason
         self.remedy = remedy
         super().__init__(_one_line("baseline", place, f"{reason}; {remedy}"))
+
+
+class LabelError(DeviceError):
+    """A window that cannot be labelled, or no label to take back."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(_one_line("label", f"{reason}; {remedy}"))
 
 
 class InferenceError(DeviceError):

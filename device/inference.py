@@ -142,17 +142,9 @@ class Classifier:
         Raises PipelineError where the spec needs the wearer's resting baseline and none is given.
         """
         manifest = self.bundle.manifest
-        problems = {m: window.quality[m].problems for m in window.data if window.quality[m].problems}
-        problems |= {m: (reason,) for m, reason in window.missing.items()}
-        good = {m: window.data[m] for m in MODALITIES if _is_good(window, m, manifest.spec.sqi_min)}
-        if not good:
-            return self._prediction(window, problems, abstained=_why_none(window))
-        inputs = self._input(good, baseline)
-        far = {m for m in good if inputs.clipped[m] > manifest.thresholds.max_clipped_share}
-        problems |= {m: (*problems.get(m, ()), "out_of_range") for m in far}
-        arrays = {m: inputs.arrays[m] for m in good if m not in far}
-        if not arrays:
-            return self._prediction(window, problems, abstained="out_of_range")
+        arrays, problems, unread = self._readable(window, baseline)
+        if unread is not None:
+            return self._prediction(window, problems, abstained=unread)
         mask, (logits, embedding) = mask_name(tuple(arrays)), self.outputs(arrays)
         space = manifest.space
         distance = None if space is None or embedding is None else space.distance(embedding, mask)
@@ -162,6 +154,31 @@ class Classifier:
         found = self._softened(logits, mask)
         reason: Reason | None = "out_of_range" if is_strange else None
         return self._prediction(window, problems, tuple(arrays), found, reason, distance)
+
+    def embeddings(self, window: Window, baseline: Baseline | None = None) -> dict[str, Float32]:
+        """Where a window lies in the network's space, (n,) by mask: under the one that ``classify`` gives it and, where
+        that has both sensors, under each one's alone. Empty where the network reads nothing of it or has no space."""
+        arrays, _, _ = self._readable(window, baseline)
+        shown = [tuple(arrays)] if arrays else []
+        shown += [(m,) for m in arrays] if len(arrays) > 1 else []
+        found = {mask_name(names): self.outputs({m: arrays[m] for m in names})[1] for names in shown}
+        return {mask: embedding for mask, embedding in found.items() if embedding is not None}
+
+    def _readable(
+        self, window: Window, baseline: Baseline | None
+    ) -> tuple[dict[str, Float32], dict[str, tuple[str, ...]], Reason | None]:
+        """What the network reads of a window, each modality's problems, and why it reads nothing where it does."""
+        manifest = self.bundle.manifest
+        problems = {m: window.quality[m].problems for m in window.data if window.quality[m].problems}
+        problems |= {m: (reason,) for m, reason in window.missing.items()}
+        good = {m: window.data[m] for m in MODALITIES if _is_good(window, m, manifest.spec.sqi_min)}
+        if not good:
+            return {}, problems, _why_none(window)
+        inputs = self._input(good, baseline)
+        far = {m for m in good if inputs.clipped[m] > manifest.thresholds.max_clipped_share}
+        problems |= {m: (*problems.get(m, ()), "out_of_range") for m in far}
+        arrays = {m: inputs.arrays[m] for m in good if m not in far}
+        return arrays, problems, None if arrays else "out_of_range"
 
     def _input(self, data: Mapping[str, Floats], baseline: Baseline | None) -> ModelInput:
         """What the network reads: samples, or features of them."""

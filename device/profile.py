@@ -1,4 +1,4 @@
-"""A person's profile: how the wearer is at rest, one JSON file that a calibrated model starts from.
+"""A person's profile: how the wearer is at rest and what he has labelled, one JSON file.
 
 It knows nothing of how a rest is recorded, of sensors or of networks.
 """
@@ -20,10 +20,11 @@ from device.errors import ProfileError
 from device.pipeline.features import OF
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import MODALITIES, SignalSpec
+from device.space import KEPT, Example
 
 FORMAT = "affectd-profile/1"
-MAX_BYTES = 1 << 20
-"""A profile is some kB."""
+MAX_BYTES = 4 << 20
+"""A profile is some kB, and up to 3 MB with ``KEPT`` labelled windows of the largest space that can be trained."""
 RECORD = "record a new one with `affectd baseline`"
 _MODE = 0o600
 """Health data: for the owner's eyes only."""
@@ -52,6 +53,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Per modality: median quality of the rest's windows, 0 to 1."""
     baseline: Baseline
     """Resting medians per channel and mean features, with the number of windows they were taken from."""
+    examples: tuple[Example, ...] = ()
+    """The wearer's own labelled windows, the oldest first, of any network."""
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what contradicts itself."""
@@ -64,6 +67,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("sqi must be from 0 to 1, once per modality")
         if not all(map(math.isfinite, (*self.baseline.center.values(), *self.baseline.features.values()))):
             raise ValueError("baseline must be finite")
+        if len(self.examples) > KEPT:
+            raise ValueError(f"{len(self.examples)} examples where {KEPT} are kept at most")
 
 
 def check_person(person: str | None) -> None:
@@ -120,11 +125,24 @@ def read_profile(path: Path) -> Profile:
 def write_profile(path: Path, profile: Profile) -> None:
     """Replace the file as a whole or not at all, for the owner alone (0600); raises ProfileError."""
     check_place(path)
+    data = msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n"
+    if len(data) > MAX_BYTES:
+        raise ProfileError(
+            path, "", f"would be larger than {MAX_BYTES} bytes", "forget labels: `affectd label --forget`"
+        )
     try:
         path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        _replace(path, msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+        _replace(path, data)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ProfileError(path, "", f"cannot be written: {error}", _ELSEWHERE) from error
+
+
+def with_labels_at(path: Path, profile: Profile) -> Profile:
+    """A new baseline with the labels of the profile that it will replace, if one can be read there."""
+    try:
+        return msgspec.structs.replace(profile, examples=read_profile(path).examples)
+    except ProfileError:
+        return profile
 
 
 _ELSEWHERE = "choose a file in a folder that this user may write"

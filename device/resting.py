@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from device.baseline import REST_S, BaselineRecorder, Progress, check_worn
-from device.calibration import UNUSED, Choice, Models
+from device.calibration import UNUSED, Choice, Models, with_labels
 from device.config import Config
 from device.errors import BaselineError, ProfileError
 from device.inference import Classifier, Prediction
 from device.notification import Arrival
 from device.pipeline.spec import MODALITIES, SignalSpec
 from device.pipeline.types import Chunk, Window
-from device.profile import Profile, check_person, check_place, write_profile
+from device.profile import Profile, check_person, check_place, with_labels_at, write_profile
 from device.recording import RecordingReader
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.registry import Role
 
 if TYPE_CHECKING:
+    from device.inference import Float32
     from device.pipeline.model_input import Baseline
     from device.session import Classifies
+    from device.space import Shots
 
 SILENT_S = 30.0
 """Without a window for so long a rest is given up: one comes every stride, at most ``join_wait_s`` late."""
@@ -71,8 +73,11 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _NoNetwork:
     """Stands in for a network where only windows are wanted."""
 
-    def classify(self, window: Window, baseline: Baseline | None = None) -> Prediction:
+    def classify(self, window: Window, baseline: Baseline | None = None, shots: Shots | None = None) -> Prediction:
         return Prediction(window.index, window.start, window.start, None, None, (), "uncertain", {}, {})
+
+    def embeddings(self, window: Window, baseline: Baseline | None = None) -> dict[str, Float32]:
+        return {}
 
 
 def windows_of(reader: RecordingReader, spec: SignalSpec) -> Iterator[Window]:
@@ -186,10 +191,11 @@ class Resting:
         if choice is not None and choice.baseline is not None:
             inference = self._config.inference
             classifier = await asyncio.to_thread(Classifier, choice.bundle, inference.runtime, inference.threads)
-        write_profile(path, profile)
+        kept = with_labels_at(path, profile)
+        write_profile(path, kept)
         if choice is None or classifier is None:
             return Outcome(profile, str(path), False, warnings, note)
-        self._change_over(choice, classifier)
+        self._change_over(with_labels(choice, kept.examples), classifier)
         return Outcome(profile, str(path), True, warnings, "Predictions rest on it from now on.")
 
 

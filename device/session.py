@@ -12,13 +12,14 @@ from typing import Protocol
 
 from device.bundle import Bundle, check_streams
 from device.errors import BundleError
-from device.inference import Classifier, Prediction
+from device.inference import Classifier, Float32, Prediction
 from device.notification import Arrival, LinkChange, Notification
 from device.pipeline.assemble import Assembler, StreamStats
 from device.pipeline.model_input import Baseline
 from device.pipeline.pipeline import Pipeline
 from device.pipeline.spec import SignalSpec
 from device.pipeline.types import Chunk, Window
+from device.space import Shots
 from firmware_bridge.errors import DecodeError
 from firmware_bridge.packet import Packet, StreamInfo
 from firmware_bridge.protocols import codec
@@ -33,8 +34,11 @@ Listener = Callable[[Chunk | Window], None]
 class Classifies(Protocol):
     """What a session asks of a network; :class:`device.inference.Classifier` is one."""
 
-    def classify(self, window: Window, baseline: Baseline | None = None) -> Prediction:
+    def classify(self, window: Window, baseline: Baseline | None = None, shots: Shots | None = None) -> Prediction:
         """Prediction for one window."""
+
+    def embeddings(self, window: Window, baseline: Baseline | None = None) -> dict[str, Float32]:
+        """Where it lies in the network's space, by mask; empty where there is none."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,8 @@ class Session:
     baseline : Baseline, optional
         The wearer's, where the spec needs one.
     listener : callable, optional
+    shots : Shots, optional
+        The wearer's own labelled windows.
     """
 
     def __init__(
@@ -73,10 +79,10 @@ class Session:
         streams: Mapping[str, StreamInfo],
         baseline: Baseline | None = None,
         listener: Listener | None = None,
+        shots: Shots | None = None,
     ) -> None:
         check_streams(spec, streams.values())
-        self._classifier = classifier
-        self._baseline = baseline
+        self.use(classifier, baseline, shots)
         self._listener = listener or (lambda _: None)
         self._codecs = {name: codec(info.protocol) for name, info in streams.items()}
         self._decoders = {name: it.decoder() for name, it in self._codecs.items()}
@@ -108,10 +114,19 @@ class Session:
             counts.last_bad = error
             return error.packets
 
-    def use(self, classifier: Classifies, baseline: Baseline | None) -> None:
+    def use(self, classifier: Classifies, baseline: Baseline | None, shots: Shots | None = None) -> None:
         """Go on with another network on the same windows (of an equal ``device.profile.fingerprint``); none is lost."""
         self._classifier = classifier
         self._baseline = baseline
+        self._shots = shots
+
+    def learn(self, shots: Shots | None) -> None:
+        """Go on with other labelled windows of the wearer's, from the next window on."""
+        self._shots = shots
+
+    def embeddings(self, window: Window) -> dict[str, Float32]:
+        """Where one of its windows lies in the network's space, by mask, with the wearer's baseline."""
+        return self._classifier.embeddings(window, self._baseline)
 
     def flush(self) -> list[Prediction]:
         """At the end: predictions for the windows some modality still covers."""
@@ -121,7 +136,7 @@ class Session:
         predictions = []
         for window in windows:
             self._listener(window)
-            predictions.append(self._classifier.classify(window, self._baseline))
+            predictions.append(self._classifier.classify(window, self._baseline, self._shots))
         return predictions
 
 
@@ -133,13 +148,14 @@ def open_session(
     threads: int = 1,
     baseline: Baseline | None = None,
     listener: Listener | None = None,
+    shots: Shots | None = None,
 ) -> Session:
     """Session on a bundle's network; raises BundleError or InferenceError where it cannot run with these streams."""
     check_streams(bundle.manifest.spec, streams.values(), bundle.path)
     if bundle.manifest.spec.needs_baseline and baseline is None:
         remedy = "record one (`affectd baseline --recording`), or use a bundle that works without"
         raise BundleError(bundle.path, "spec", "needs the wearer's resting baseline, and there is none", remedy)
-    return Session(Classifier(bundle, runtime, threads), bundle.manifest.spec, streams, baseline, listener)
+    return Session(Classifier(bundle, runtime, threads), bundle.manifest.spec, streams, baseline, listener, shots)
 
 
 class Tally:

@@ -20,6 +20,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     console.print(f"affectd {status['affectd']}, running for {_span(status['running_s'])}, bundle {status['bundle']}")
     if calibration := _calibration(status.get("calibration")):
         console.print(Text(calibration))
+    if labels := _own_labels(status.get("shots")):
+        console.print(Text(labels))
     console.print(f"recording {status['recording']['path']}, {status['recording']['records']} records")
     if status["sensors"]:
         console.print(_sensors(status["sensors"]))
@@ -40,6 +42,14 @@ def _calibration(calibration: dict[str, Any] | None) -> str:
     if calibration["mode"] == "calibrated":
         return f"calibrated for {calibration['person'] or 'the wearer'}"
     return f"cold start: {calibration['reason']}" if calibration["reason"] else ""
+
+
+def _own_labels(shots: dict[str, Any] | None) -> str:
+    """Empty where the wearer has labelled nothing."""
+    if shots is None or not shots["examples"]:
+        return ""
+    counts = ", ".join(f"{label} {n}" for label, n in shots["examples"].items())
+    return f"labels of your own: {counts}" + ("" if shots["in_use"] else f"; not used: {shots['reason']}")
 
 
 def _sensors(sensors: list[dict[str, Any]]) -> Table:

@@ -6,6 +6,12 @@ Pure: knows no network and no file.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Annotated
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -83,3 +89,56 @@ def evidence(embedding: npt.ArrayLike, space: Space, shots: Shots, mask: str) ->
     before = distances(embedding, space.prototypes[mask], spread) ** 2
     after = distances(embedding, moved(space, shots, mask), spread) ** 2
     return np.asarray(TRUST * len(spread) / 2 * (before - after))
+
+
+IN_USE = 60
+"""So many of the wearer's newest labelled windows move prototypes: six times what outweighs everybody's, an hour of
+signal, and after a change of electrodes or of season the old ones leave by themselves."""
+KEPT = 100
+"""So many are kept in all; the oldest goes first. More than ``IN_USE``, so that 40 can be taken back one by one and
+those that they had displaced come back exactly."""
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One window that the wearer has labelled."""
+
+    label: str
+    """What it was, in the words of the bundle."""
+    when: Annotated[datetime, msgspec.Meta(tz=True)]
+    """When it was labelled."""
+    bundle: str
+    """Name of the bundle it was made with, for people."""
+    network: str
+    """sha256, hex, of that bundle's network: another one's space is another space."""
+    embedding: dict[str, tuple[float, ...]]
+    """By mask (a member of ``device.bundle.MASKS``): under the window's own and, where that has both sensors, under
+    each one's alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, what moves nothing or cannot be computed with."""
+        if not self.embedding or not all(map(math.isfinite, chain.from_iterable(self.embedding.values()))):
+            raise ValueError("embedding must be finite, under one mask or more")
+
+
+def usable(examples: Sequence[Example], network: str, labels: Sequence[str], space: Space) -> list[Example]:
+    """Those of one network whose labels and shapes are those of its space."""
+    n = {mask: len(spread) for mask, spread in space.spread.items()}
+    return [
+        example
+        for example in examples
+        if example.network == network
+        and example.label in labels
+        and all(n.get(mask) == len(x) for mask, x in example.embedding.items())
+    ]
+
+
+def shots_of(examples: Sequence[Example], labels: Sequence[str]) -> Shots | None:
+    """The sums of the newest ``IN_USE`` of some usable examples, None of none.
+
+    Summed anew, in their order: the same examples give the same bits, whatever was labelled and taken back between.
+    """
+    shots = None
+    for example in examples[-IN_USE:]:
+        for mask, x in example.embedding.items():
+            shots = (shots or Shots()).with_shot(x, labels.index(example.label), mask, len(labels))
+    return shots

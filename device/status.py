@@ -30,7 +30,7 @@ class Status:
         self.session: Session | None = None
         """None while it is being opened."""
         self.choice = choice
-        """What predictions are made with; changes where a baseline is recorded meanwhile."""
+        """What predictions are made with; changes where a baseline is recorded or a window labelled meanwhile."""
         self._recording = recording
         self._links = links
         self._begun_ns = time.monotonic_ns()
@@ -55,6 +55,7 @@ class Status:
             "running_s": self._ago(self._begun_ns),
             "bundle": self.choice.bundle.manifest.name,
             "calibration": asdict(self.choice.calibration),
+            "shots": asdict(self.choice.labels),
             "recording": {"path": str(self._recording.path), "records": self._recording.records},
             "sensors": [self._sensor(source) for source in self._links],
             "predictions": self._predictions,

@@ -18,7 +18,7 @@ from wearer_at_rest import profile
 from device.errors import ProfileError
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import MODALITIES, SignalSpec, default_spec
-from device.profile import Profile, check_fit, check_place, fingerprint, read_profile, write_profile
+from device.profile import MAX_BYTES, Profile, check_fit, check_place, fingerprint, read_profile, write_profile
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.none() | st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1).filter(
@@ -90,7 +90,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no quality": (damaged(sqi={"ecg": 1.0}), "sqi must be from 0 to 1, once per modality"),
     "no such quality": (damaged(sqi={"ecg": 1.0, "eda": 1.5}), "sqi must be from 0 to 1"),
     "no number": (damaged(baseline__center={"hr": math.nan}), "no profile, or a damaged one"),
-    "too large": (lambda data: data + b" " * (1 << 20), "larger than"),
+    "too large": (lambda data: data + b" " * MAX_BYTES, "larger than"),
 }
 
 

@@ -21,6 +21,7 @@ NOT_RUN_HERE = {
     "affectd run --config affectd.toml": "needs sensors; its flow is tests/test_daemon.py, its links tests/e2e",
     "affectd status": "needs a running daemon; tests/test_control.py, tests/e2e",
     "affectd baseline --person Ada": "needs a running daemon; tests/test_calibration.py",
+    "affectd label stress": "needs a running daemon; tests/test_labelling.py",
     "AFFECTD_REFERENCE_DATA=... train/runs/default.sh": "minutes of training; each step has its own tests",
     "affectd-train data list": "tests/test_data_check.py",
     "affectd-train data check my-study --pictures look": "needs a study; tests/test_data_check.py",
