@@ -60,7 +60,7 @@ async def from_daemon(socket: Path, request: BaselineRequest, path: Path | None,
     and nothing is written.
     """
     if path is not None:
-        check_place(path)
+        check_place(path, request.person)
     async with ask(socket, {"do": "baseline", **msgspec.to_builtins(request)}) as answers:
         async for answer in answers:
             if "outcome" in answer:
@@ -84,7 +84,7 @@ def from_recording(
 
     Raises RecordingError, BundleError, BaselineError or ProfileError.
     """
-    check_place(path)
+    check_place(path, request.person)
     reader = RecordingReader(recording)
     check_worn(request.modalities, [info.modality for info in reader.streams.values()])
     begin = None if begin_s is None else _start(reader) + begin_s

@@ -138,18 +138,20 @@ def write_profile(path: Path, profile: Profile) -> None:
 
 
 def with_labels_at(path: Path, profile: Profile) -> Profile:
-    """A new baseline with the labels of the profile that it will replace, if one can be read there."""
+    """A new baseline with name and labels of the profile that it will replace, if one can be read there."""
     try:
-        return msgspec.structs.replace(profile, examples=read_profile(path).examples)
+        before = read_profile(path)
     except ProfileError:
         return profile
+    return msgspec.structs.replace(profile, examples=before.examples, person=profile.person or before.person)
 
 
 _ELSEWHERE = "choose a file in a folder that this user may write"
 
 
-def check_place(path: Path) -> None:
-    """Raise ProfileError where no profile can be written, or something else would be lost: known before the rest."""
+def check_place(path: Path, person: str | None = None) -> None:
+    """Raise ProfileError where no profile (of a person) can be written, or something else would be lost: known before
+    the rest."""
     try:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         writable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
@@ -160,6 +162,18 @@ def check_place(path: Path) -> None:
         raise ProfileError(path, "", f"cannot be written: {folder} is no folder of this user's", _ELSEWHERE)
     if foreign:
         raise ProfileError(path, "", "is there and is no profile", "choose another file, or remove this one")
+    _check_same(path, person)
+
+
+def _check_same(path: Path, person: str | None) -> None:
+    """Raise ProfileError where the file is somebody else's."""
+    try:
+        before = read_profile(path).person
+    except ProfileError:
+        return
+    if person is not None and before is not None and before != person:
+        remedy = "choose another file, or move this one away"
+        raise ProfileError(path, "person", f"is the profile of {before}, not of {person}", remedy)
 
 
 class _Format(msgspec.Struct):

@@ -166,7 +166,7 @@ class Resting:
             raise BaselineError("", "another one is being recorded", "wait until it is over")
         check_worn(asked.modalities, self._attached)
         if asked.keep:
-            check_place(self._place())
+            check_place(self._place(), asked.person)
             self._models.check_windows(self._spec)
         if self._now is None:
             raise BaselineError("", "no sensor has sent anything yet", "`affectd status` says why")

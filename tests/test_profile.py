@@ -18,7 +18,16 @@ from wearer_at_rest import profile
 from device.errors import ProfileError
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import MODALITIES, SignalSpec, default_spec
-from device.profile import MAX_BYTES, Profile, check_fit, check_place, fingerprint, read_profile, write_profile
+from device.profile import (
+    MAX_BYTES,
+    Profile,
+    check_fit,
+    check_place,
+    fingerprint,
+    read_profile,
+    with_labels_at,
+    write_profile,
+)
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.none() | st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1).filter(
@@ -130,6 +139,19 @@ def test_nothing_else_is_written_over(tmp_path: Path) -> None:
     later.write_text('{"format": "affectd-profile/9"}')
     write_profile(later, profile())
     assert read_profile(later) == profile()
+
+
+def test_nobody_s_profile_is_written_over_by_another_s(tmp_path: Path) -> None:
+    path = tmp_path / "ada.json"
+    write_profile(path, profile(person="Ada"))
+    with pytest.raises(ProfileError, match="person: is the profile of Ada, not of Bob; choose another file"):
+        check_place(path, "Bob")
+    check_place(path, "Ada")
+    check_place(path)
+    assert with_labels_at(path, profile(person=None)).person == "Ada"
+    write_profile(path, profile(person=None))
+    check_place(path, "Bob")
+    assert with_labels_at(path, profile(person="Bob")).person == "Bob"
 
 
 def leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
