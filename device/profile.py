@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tempfile
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -21,13 +20,12 @@ from device.pipeline.features import OF
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import MODALITIES, SignalSpec
 from device.space import KEPT, Example
+from firmware_bridge import whole_file
 
 FORMAT = "affectd-profile/1"
 MAX_BYTES = 4 << 20
 """A profile is some kB, and up to 3 MB with ``KEPT`` labelled windows of the largest space that can be trained."""
 RECORD = "record a new one with `affectd baseline`"
-_MODE = 0o600
-"""Health data: for the owner's eyes only."""
 _DIRECTORY_MODE = 0o700
 _AFTER_THE_WINDOW = ("clip",)
 """Keys of a SignalSpec that no window depends on."""
@@ -132,7 +130,7 @@ def write_profile(path: Path, profile: Profile) -> None:
         )
     try:
         path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        _replace(path, data)
+        whole_file.replace(path, data)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ProfileError(path, "", f"cannot be written: {error}", _ELSEWHERE) from error
 
@@ -203,27 +201,3 @@ def _read_bytes(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise ProfileError(path, "", f"larger than {MAX_BYTES} bytes", "give the path of a profile")
     return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), _MODE)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Without this a power cut may undo the rename."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from firmware_bridge import whole_file
 from firmware_bridge.errors import RegistryError
 from firmware_bridge.protocols import PROTOCOLS, UnknownProtocolError, codec
 
@@ -26,8 +26,6 @@ Role = Literal["ecg", "eda"]
 _ADDRESS = re.compile(r"[0-9A-F]{2}(:[0-9A-F]{2}){5}")
 _HEADER = "# Sensors paired with affectd. Written by affectd-pair; `affectd-pair list` shows it.\n"
 _REMEDY = "correct it, or remove the file and pair again with `affectd-pair add`"
-_MODE = 0o600
-"""The address of a worn sensor identifies its wearer: for the owner's eyes only."""
 _DIRECTORY_MODE = 0o700
 
 
@@ -109,7 +107,7 @@ def write(path: Path, sensors: Iterable[Sensor]) -> None:
     _refuse_duplicates(path, sensors)
     try:
         path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        _replace(path, dumps(sensors).encode())
+        whole_file.replace(path, dumps(sensors).encode())
     except OSError as error:
         remedy = "choose a file in a directory that this user may write"
         raise RegistryError(str(path), "file", f"cannot be written ({error.strerror})", remedy) from error
@@ -124,30 +122,6 @@ def _table(sensor: Sensor) -> str:
     # JSON's escapes are a subset of those of a TOML basic string, and no field holds a control character.
     values = msgspec.to_builtins(sensor).items()
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values if value is not None)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), _MODE)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Without this a power cut may undo the rename."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _refuse_duplicates(path: Path, sensors: tuple[Sensor, ...]) -> None:
