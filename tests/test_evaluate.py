@@ -98,7 +98,7 @@ def test_choosing_looks_at_training_subjects_only(cold: Material) -> None:
     """Whatever the test subject's windows hold, the choice and its scores are the same."""
     wider = {"stem": 4, "widths": [8, 8], "stages": [1], "hidden": 8, "dropout": 0.1}
     config = made_config(
-        inner=Inner((SHORT,), epochs=10), fit={"batch": 16, "lr": 1e-2, "mixup": 0.0, "running_mean": 0.0}, model=wider
+        inner=Inner((SHORT,), epochs=20), fit={"batch": 16, "lr": 2e-2, "mixup": 0.0, "running_mean": 0.0}, model=wider
     )
     honest, other = (Material(cold.people, config, cold.mode) for _ in range(2))
     other._windows = {SHORT: spoiled(honest.windows(SHORT), "P0")}
