@@ -24,6 +24,8 @@ BIN = Path(sys.executable).parent
 LIMIT_S = 60.0
 """Of a tool's run; all of them take under 30 s."""
 POLL_S = 0.2
+CALLERS = 6
+"""Tools that may wait in vain before the first scenario."""
 
 
 class StageError(Exception):
@@ -144,6 +146,7 @@ async def staged(guest: Guest, scratch: Path, sensors: Sequence[str], config: st
     stage = Stage(guest, scratch, environment)
     try:
         await _attach(guest, air)
+        await _answering(stage)
         yield stage
     finally:
         for process in (stage.daemon, air):
@@ -167,6 +170,14 @@ async def _attach(guest: Guest, air: asyncio.subprocess.Process) -> None:
     await guest.check(
         f"for i in $(seq 60); do {powered} | grep -q true && exit 0; bluetoothctl power on; sleep 1; done; exit 1"
     )
+
+
+async def _answering(stage: Stage) -> None:
+    """Until BlueZ has answered a tool once: an emulated machine that has just booted may let its first caller wait."""
+    for _ in range(CALLERS):
+        if await stage.tool("affectd-pair", "scan", "--seconds", "1", "--json", ok=(0, 2)):
+            return
+    raise StageError(f"BlueZ has not answered {CALLERS} times; see the guest's log")
 
 
 def fresh(path: Path) -> Path:
