@@ -113,9 +113,9 @@ class BaselineRecorder:
 
     def push(self, window: Window) -> Progress:
         """Take one window; those that do not lie wholly inside the rest are only looked at."""
-        if self._begin is None and all(self._is_good(window, m) for m in self.modalities):
+        if self._begin is None and all(window.is_good(m, self._spec.sqi_min) for m in self.modalities):
             self._begin = window.start
-        problems = {m: self._problems(window, m) for m in self.modalities if not self._is_good(window, m)}
+        problems = {m: self._problems(window, m) for m in self.modalities if not window.is_good(m, self._spec.sqi_min)}
         if self._begin is None or self._is_inside(window, self._begin):
             for modality, names in problems.items():
                 self._bad[modality].update(names)
@@ -168,16 +168,13 @@ class BaselineRecorder:
             done=self._done,
         )
 
-    def _is_good(self, window: Window, modality: str) -> bool:
-        return modality in window.data and window.quality[modality].sqi >= self._spec.sqi_min
-
     def _problems(self, window: Window, modality: str) -> tuple[str, ...]:
         if modality in window.data:
             return window.quality[modality].problems or ("quality",)
         return (window.missing.get(modality, "missing"),)
 
     def _good(self, modality: str) -> list[Window]:
-        return [window for window in self._windows if self._is_good(window, modality)]
+        return [window for window in self._windows if window.is_good(modality, self._spec.sqi_min)]
 
     def _good_s(self, modality: str) -> float:
         """Seconds that good windows cover; they overlap."""

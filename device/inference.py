@@ -147,7 +147,7 @@ class Classifier:
             return self._prediction(window, problems, abstained=unread)
         mask, (logits, embedding) = mask_name(tuple(arrays)), self.outputs(arrays)
         space = manifest.space
-        distance = None if space is None or embedding is None else space.distance(embedding, mask)
+        distance = None if space is None or embedding is None else float(space.distance(embedding, mask))
         is_strange = space is not None and distance is not None and not distance <= space.max_distance[mask]
         if shots is not None and space is not None and embedding is not None:
             logits = logits + evidence(embedding, space, shots, mask).astype(np.float32)
@@ -171,7 +171,7 @@ class Classifier:
         manifest = self.bundle.manifest
         problems = {m: window.quality[m].problems for m in window.data if window.quality[m].problems}
         problems |= {m: (reason,) for m, reason in window.missing.items()}
-        good = {m: window.data[m] for m in MODALITIES if _is_good(window, m, manifest.spec.sqi_min)}
+        good = {m: window.data[m] for m in MODALITIES if window.is_good(m, manifest.spec.sqi_min)}
         if not good:
             return {}, problems, _why_none(window)
         inputs = self._input(good, baseline)
@@ -268,11 +268,6 @@ def _softmax(logits: Float32) -> Float32:
     """(n_outputs,) probabilities; the largest logit is taken off first, so that none overflows."""
     powers = np.exp(logits - logits.max())
     return np.asarray(powers / powers.sum(), np.float32)
-
-
-def _is_good(window: Window, modality: str, sqi_min: float) -> bool:
-    """Whether a modality covers the window with enough quality."""
-    return modality in window.data and window.quality[modality].sqi >= sqi_min
 
 
 def _why_none(window: Window) -> Reason:

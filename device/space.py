@@ -29,9 +29,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_distance: dict[str, float]
     """A window farther than this from every prototype is like none that is known."""
 
-    def distance(self, embedding: npt.ArrayLike, mask: str) -> float:
-        """How far an embedding (n,) lies from the nearest prototype."""
-        return float(distances(embedding, self.prototypes[mask], self.spread[mask]).min())
+    def distance(self, embedding: npt.ArrayLike, mask: str) -> Floats:
+        """(...) how far each of embeddings (..., n) lies from the nearest prototype."""
+        return np.asarray(distances(embedding, self.prototypes[mask], self.spread[mask]).min(axis=-1))
 
 
 def distances(embedding: npt.ArrayLike, prototypes: npt.ArrayLike, spread: npt.ArrayLike) -> Floats:

@@ -17,7 +17,7 @@ from device.bundle import MASKS, Bundle, Parity
 from device.errors import InferenceError
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.spec import MODALITIES
-from device.space import Space, distances
+from device.space import Space
 from quantize.calibrate import Floats32, Ints, Pool
 from quantize.export import embed_torch, run_onnx, run_torch
 from train.models.emobed import EmoBed
@@ -117,8 +117,7 @@ def compare(
 
 def _familiar(space: Space, embeddings: Floats32, mask: str) -> npt.NDArray[np.bool_]:
     """(n,) whether each of (n, size) lies near what is known."""
-    far = distances(embeddings, space.prototypes[mask], space.spread[mask]).min(axis=1)
-    return np.asarray(far <= space.max_distance[mask])
+    return np.asarray(space.distance(embeddings, mask) <= space.max_distance[mask])
 
 
 def comparison(mask: str, against: str, wanted: Floats32, got: Floats32, labels: Ints) -> Comparison:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import wearer_at_rest
+from command_line import affectd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
-from device import cli
 from device.baseline import NEEDED_S, REST_S, BaselineRecorder, Progress
 from device.baseline_command import guidance, summary
 from device.errors import BaselineError
@@ -233,18 +232,6 @@ def test_the_end_is_told_in_plain_words() -> None:
         "Written to /ada.json; it is health data, readable by its owner alone.",
         "It is used from the next start.",
     ]
-
-
-def affectd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one call."""
-    monkeypatch.setattr(sys, "argv", ["affectd", *map(str, args)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = int(leave.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

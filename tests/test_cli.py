@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import affectd
 from tiny_bundle import tiny_bundle
 
-from device import cli
 from device.config import example_config
 from device.recording import RecordingWriter
 from device.session import open_session
@@ -22,18 +22,6 @@ SENSORS = (
     VirtualSensor("wrist", "open-eda", 5 + np.sin(np.arange(720) / 99), 8.0),
 )
 SENT = list(notifications(SENSORS))
-
-
-def affectd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one call."""
-    monkeypatch.setattr(sys, "argv", ["affectd", *map(str, args)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = int(leave.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture

@@ -121,6 +121,6 @@ def test_a_fold_says_what_labels_would_give() -> None:
     fold = Fold("P3", SUBJECTS)
     choice = material.choose_crossmodal(fold, Choice(60.0, 120.0, {}, SUBJECTS))
     fitted = material.network("emobed", fold, choice, 0)
-    found = material.few_shot_masks(fitted, fold, choice)
+    found = material.few_shot_masks(fitted, fold, choice, material.space(fitted, fold, choice))
     assert set(found) == {f"emobed-shots-{n}" for n in SHOTS}
     assert len({tuple(m["both"]["start"]) for m in found.values()}) == 1

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 import wearer_at_rest
+from command_line import affectd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_people import TINY
-from test_baseline import affectd
 from test_calibration import INFOS
 from test_inference import window
 from tiny_bundle import CARD, REPORT, SPACE_MODEL, space_bundle, tiny_bundle, tiny_space

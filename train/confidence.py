@@ -7,7 +7,7 @@ these, so that they hold for a new person; prototypes on all, by the network tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from scipy.special import log_softmax, softmax
 
 from device.bundle import mask_name
 from device.pipeline.spec import MODALITIES
-from device.space import Space, distances
+from device.space import Space
 from train.fit import MASKS, FitConfig, fit, predicted
 from train.models.acc import ACC, AccConfig
 from train.objective import Crossmodal
@@ -59,10 +59,6 @@ class Confidence:
     subjects: tuple[str, ...] = ()
     """On whom it was fitted."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def confidence(
     windows: Windows,
@@ -85,7 +81,7 @@ def confidence(
         logits, embedding = predicted(model, windows, index, shown)
         weight, name = _each_alike(windows.subject[index]), NAMES[mask]
         t = temperature(logits, windows.label[index], weight)
-        far = distances(embedding, space.prototypes[name], space.spread[name]).min(axis=1)
+        far = space.distance(embedding, name)
         found["temperature"][name] = t
         sure = softmax(logits / t, axis=1).max(axis=1)
         found["min_probability"][name] = _quantile(sure, 1 - coverage, weight, of_none=1.0)  # know nothing, say nothing
@@ -117,7 +113,7 @@ def answers(
     for name in NAMES.values():
         its = (has == [m in name.split("+") for m in MODALITIES]).all(axis=1)
         probability[its] = softmax(logits[its] / sure.temperature[name], axis=1)
-        distance[its] = distances(embedding[its], space.prototypes[name], space.spread[name]).min(axis=1)
+        distance[its] = space.distance(embedding[its], name)
         is_sure[its] = probability[its].max(axis=1) >= sure.min_probability[name]
         is_familiar[its] = distance[its] <= sure.max_distance[name]
     return Answers(probability, distance, is_sure, is_familiar)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.pipeline.spec import SignalSpec
+from device.space import Space
 from train.confidence import answers, confidence, space_of
 from train.config import Config
 from train.errors import LeakError
@@ -209,10 +210,15 @@ class Material:
             said = {"label": windows.label[index].tolist(), "probability": told}
         return {"start": windows.start[index].tolist(), **said, "total": total}
 
-    def network_masks(self, fitted: Fitted, system: str, fold: Fold, choice: Choice) -> dict[str, Any]:
-        """Every mask a network can be asked under, on the test subject."""
+    def space(self, fitted: Fitted, fold: Fold, choice: Choice) -> Space:
+        """Where the training subjects' windows lie for a network that says how sure it is."""
+        return space_of(fitted.model, self.windows(choice.candidate), fold.train)
+
+    def network_masks(
+        self, fitted: Fitted, system: str, fold: Fold, choice: Choice, space: Space | None = None
+    ) -> dict[str, Any]:
+        """Every mask a network can be asked under, on the test subject; with ``space`` what it would answer as well."""
         windows, out = self.windows(choice.candidate), {}
-        space = space_of(fitted.model, windows, fold.train) if answers_by(system, choice) else None
         for name, mask in masks_of(system).items():
             index = self.judged(fold, choice, name)
             if not len(index):
@@ -229,12 +235,10 @@ class Material:
                 }
         return out
 
-    def few_shot_masks(self, fitted: Fitted, fold: Fold, choice: Choice) -> dict[str, dict[str, Any]]:
+    def few_shot_masks(self, fitted: Fitted, fold: Fold, choice: Choice, space: Space) -> dict[str, dict[str, Any]]:
         """``emobed-shots-3`` and its like: every mask's record once so many of the person's windows are labelled."""
         windows, out = self.windows(choice.candidate), {}
-        if choice.sure is None:
-            return {}
-        space = space_of(fitted.model, windows, fold.train)
+        assert choice.sure is not None
         for name, mask in MASKS.items():
             index = self.judged(fold, choice, name)
             if len(index):
@@ -295,9 +299,10 @@ def run_fold(
             system, fold, choice, seed, on=on, world=world, on_epoch=lambda row, s=system: on_epoch(s, row)
         )
         if system in systems:
-            yield system, material.network_masks(fitted[system], system, fold, choice), fitted[system]
-            if answers_by(system, choice):
-                for shots, masks in material.few_shot_masks(fitted[system], fold, choice).items():
+            space = material.space(fitted[system], fold, choice) if answers_by(system, choice) else None
+            yield system, material.network_masks(fitted[system], system, fold, choice, space), fitted[system]
+            if space is not None:
+                for shots, masks in material.few_shot_masks(fitted[system], fold, choice, space).items():
                     yield shots, masks, None
     if DECISION_FUSION in systems:
         parts = {m: fitted[s] for m, s in PARTS.items()}

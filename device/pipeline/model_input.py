@@ -39,7 +39,7 @@ def baseline_of(windows: Sequence[Window], spec: SignalSpec, modalities: Sequenc
     samples: dict[str, Floats] = {}
     rest: dict[str, float] = {}
     for modality in modalities:
-        usable = [w for w in windows if modality in w.data and w.quality[modality].sqi >= spec.sqi_min]
+        usable = [w for w in windows if w.is_good(modality, spec.sqi_min)]
         good = [w.data[modality][-spec.n_window(modality) :] for w in usable]
         if not good:
             raise PipelineError(f"baseline: no window of usable {modality}; check the sensor and rest once more")

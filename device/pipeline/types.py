@@ -98,3 +98,7 @@ class Window:
     """Per modality in ``data``."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Per modality that does not cover the window: the reason, ``warming_up`` or ``gap``."""
+
+    def is_good(self, modality: str, sqi_min: float) -> bool:
+        """Whether a modality covers the window with enough quality."""
+        return modality in self.data and self.quality[modality].sqi >= sqi_min
