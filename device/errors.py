@@ -21,8 +21,10 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
+from device.pipeline.errors import PortableError
 
-class DeviceError(Exception):
+
+class DeviceError(PortableError):
     """Root of every error device raises on purpose."""
 
 

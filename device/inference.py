@@ -70,6 +70,20 @@ class Prediction:
         return {**asdict(self), "modalities": list(self.modalities), "problems": problems}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the network makes of what it is shown, before anybody abstains."""
+
+    probability: Float32
+    """(n_outputs,) over the temperature of the mask."""
+    distance: float | None
+    """As in ``Prediction``."""
+    is_familiar: bool
+    """Whether no farther than ``max_distance`` of the mask; always where the network has no space."""
+    is_sure: bool
+    """Whether the largest probability reaches ``min_probability`` of the mask."""
+
+
 class Classifier:
     """One bundle on one runtime. Not for two threads at once."""
 
@@ -117,12 +131,19 @@ class Classifier:
         """Real values of an output, flat."""
         return dequantize(self._interpreter.get_tensor(self._index[name]).reshape(-1), tensor)
 
-    def probabilities(self, arrays: Mapping[str, Float32]) -> Float32:
-        """Probabilities (n_outputs,): softmax of ``logits`` over the temperature of the mask."""
-        return self._softened(self.logits(arrays), mask_name(tuple(arrays)))
-
-    def _softened(self, logits: Float32, mask: str) -> Float32:
-        return _softmax(logits / np.float32(self.bundle.manifest.temperature[mask]))
+    def answer(self, arrays: Mapping[str, Float32], shots: Shots | None = None) -> Answer:
+        """What the network makes of arrays as those of ``outputs``; ``shots`` as for ``classify``."""
+        manifest, mask = self.bundle.manifest, mask_name(tuple(arrays))
+        logits, embedding = self.outputs(arrays)
+        distance, is_familiar = None, True
+        if manifest.space is not None and embedding is not None:
+            distance = float(manifest.space.distance(embedding, mask))
+            is_familiar = distance <= manifest.space.max_distance[mask]
+            if shots is not None:
+                logits = logits + evidence(embedding, manifest.space, shots, mask).astype(np.float32)
+        probability = _softmax(logits / np.float32(manifest.temperature[mask]))
+        is_sure = bool(probability.max() >= manifest.thresholds.min_probability[mask])
+        return Answer(probability, distance, is_familiar, is_sure)
 
     def classify(self, window: Window, baseline: Baseline | None = None, shots: Shots | None = None) -> Prediction:
         """Prediction for one window; ``shots`` are the wearer's own labelled windows, where the network has a space.
@@ -141,19 +162,14 @@ class Classifier:
 
         Raises PipelineError where the spec needs the wearer's resting baseline and none is given.
         """
-        manifest = self.bundle.manifest
         arrays, problems, unread = self._readable(window, baseline)
         if unread is not None:
-            return self._prediction(window, problems, abstained=unread)
-        mask, (logits, embedding) = mask_name(tuple(arrays)), self.outputs(arrays)
-        space = manifest.space
-        distance = None if space is None or embedding is None else float(space.distance(embedding, mask))
-        is_strange = space is not None and distance is not None and not distance <= space.max_distance[mask]
-        if shots is not None and space is not None and embedding is not None:
-            logits = logits + evidence(embedding, space, shots, mask).astype(np.float32)
-        found = self._softened(logits, mask)
-        reason: Reason | None = "out_of_range" if is_strange else None
-        return self._prediction(window, problems, tuple(arrays), found, reason, distance)
+            return self._prediction(window, problems, unread)
+        answer = self.answer(arrays, shots)
+        reason: Reason | None = None if answer.is_sure else "uncertain"
+        if not answer.is_familiar:
+            reason = "out_of_range"
+        return self._prediction(window, problems, reason, tuple(arrays), answer)
 
     def embeddings(self, window: Window, baseline: Baseline | None = None) -> dict[str, Float32]:
         """Where a window lies in the network's space, (n,) by mask: under the one that ``classify`` gives it and, where
@@ -189,30 +205,26 @@ class Classifier:
         self,
         window: Window,
         problems: dict[str, tuple[str, ...]],
+        abstained: Reason | None,
         modalities: tuple[str, ...] = (),
-        probabilities: Float32 | None = None,
-        abstained: Reason | None = None,
-        distance: float | None = None,
+        answer: Answer | None = None,
     ) -> Prediction:
-        """Name the outputs, and abstain where none of them is probable enough."""
-        manifest, label, named = self.bundle.manifest, None, None
-        if probabilities is not None:
-            named = dict(zip(manifest.labels, probabilities.tolist(), strict=True))
-            likeliest = max(named, key=named.__getitem__)
-            if abstained is None and named[likeliest] < manifest.thresholds.min_probability[mask_name(modalities)]:
-                abstained = "uncertain"
-            label = likeliest if abstained is None else None
+        """Name the outputs; the most probable is the label where nothing is against it."""
+        manifest = self.bundle.manifest
+        named: dict[str, float] | None = None
+        if answer is not None:
+            named = dict(zip(manifest.labels, answer.probability.tolist(), strict=True))
         return Prediction(
             index=window.index,
             start=float(window.start),
             stop=float(window.start) + manifest.spec.window_s,
-            label=label,
+            label=max(named, key=named.__getitem__) if named and abstained is None else None,
             probabilities=named,
             modalities=modalities,
             abstained=abstained,
             sqi={m: float(quality.sqi) for m, quality in window.quality.items()},
             problems={m: tuple(problems[m]) for m in MODALITIES if m in problems},
-            distance=distance,
+            distance=None if answer is None else answer.distance,
         )
 
     def _check(self, arrays: Mapping[str, Float32]) -> None:

@@ -16,8 +16,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from device.pipeline.errors import PortableError
 
-class QuantizeError(Exception):
+
+class QuantizeError(PortableError):
     """Root of every error this package raises on purpose."""
 
 

@@ -343,6 +343,6 @@ def test_where_int8_cannot_follow_the_float_file_is_taken(made: Made, tmp_path: 
     assert {p.mask: p.agreement for p in bundle.manifest.parity} == dict.fromkeys(BUNDLE_MASKS, 1.0)
     assert "Float32 TFLite" in bundle.card
     data = made.windows[1]
-    probabilities = Classifier(bundle).probabilities(feature_input(data, SPEC, made.distilled.features).arrays)
+    probabilities = Classifier(bundle).answer(feature_input(data, SPEC, made.distilled.features).arrays).probability
     inputs = scaled(features(data, SPEC)[None], np.ones((1, 2), bool), made.distilled.features, SPEC.clip)
     assert probabilities == pytest.approx(predict(student, inputs)[0], abs=1e-3)

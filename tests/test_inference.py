@@ -213,7 +213,7 @@ def test_temperature_of_the_mask(bundle: Bundle, mask: str) -> None:
     classifier = Classifier(tempered)
     logits = classifier.logits(arrays).astype(float) / 2.0
     expected = np.exp(logits) / np.exp(logits).sum()
-    np.testing.assert_allclose(classifier.probabilities(arrays), expected, rtol=1e-6)
+    np.testing.assert_allclose(classifier.answer(arrays).probability, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_other_lines_pass(capfd: pytest.CaptureFixture[str]) -> None:
 def test_prediction_of_a_good_window(bundle: Bundle) -> None:
     classifier, good = Classifier(bundle), window({"ecg": 0.9, "eda": 0.5}, {"eda": ("motion",)})
     prediction = classifier.classify(good)
-    expected = classifier.probabilities(model_input(good.data, SPEC).arrays).tolist()
+    expected = classifier.answer(model_input(good.data, SPEC).arrays).probability.tolist()
     assert prediction.probabilities == dict(zip(("rest", "stress"), expected, strict=True))
     assert sum(expected) == pytest.approx(1.0)
     assert prediction.label == ("rest", "stress")[int(np.argmax(expected))]
@@ -445,5 +445,5 @@ def test_any_numbers_give_probabilities(bundle: Bundle, runtime: str, values: li
     a, b, c, d = values
     ecg = np.repeat(np.array([[a], [b]], np.float32), 7680, axis=1)
     eda = np.repeat(np.array([[c], [d]], np.float32), 240, axis=1)
-    probabilities = Classifier(bundle, runtime).probabilities({"ecg": ecg, "eda": eda})
+    probabilities = Classifier(bundle, runtime).answer({"ecg": ecg, "eda": eda}).probability
     assert np.isfinite(probabilities).all() and probabilities.sum() == pytest.approx(1.0)

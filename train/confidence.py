@@ -76,7 +76,7 @@ def confidence(
     space = space_of(model, windows, others)
     found: dict[str, dict[str, float]] = {"temperature": {}, "min_probability": {}, "max_distance": {}}
     for mask, shown in MASKS.items():
-        index = np.concatenate([asked(windows, subject, shown) for subject in judges])
+        index = np.concatenate([np.empty(0, np.int64), *(asked(windows, subject, shown) for subject in judges)])
         index = index[_complete(windows, shown)[index]]
         logits, embedding = predicted(model, windows, index, shown)
         weight, name = _each_alike(windows.subject[index]), NAMES[mask]

@@ -12,8 +12,10 @@ TrainError
 
 from __future__ import annotations
 
+from device.pipeline.errors import PortableError
 
-class TrainError(Exception):
+
+class TrainError(PortableError):
     """Root of every error this package raises on purpose."""
 
 

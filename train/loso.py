@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import torch
 
-from train.confidence import Confidence
+from train.confidence import Confidence, when_to_answer
 from train.config import Config
 from train.data import datasets
 from train.errors import PrepareError
@@ -37,6 +37,8 @@ from train.systems import SEEDLESS, sweeps
 from train.world import ALONE, World
 
 HERE = Path(__file__).parent
+KEEP_NETWORKS = ("acc", "emobed")
+"""Systems whose int8 file is worth making of every fold."""
 SHAPING = (
     "augment.py", "confidence.py", "evaluate.py", "fewshot.py", "fit.py", "metrics.py", "objective.py", "select.py",
     "systems.py", "tasks.py", "windows.py", "models/acc.py", "models/blocks.py", "models/emobed.py",
@@ -93,7 +95,7 @@ class Options:
     minutes: float = float("inf")
     """After this no new fold is begun."""
     tensorboard: bool = False
-    keep_networks: tuple[str, ...] = ("acc", "emobed")
+    keep_networks: tuple[str, ...] = KEEP_NETWORKS
     """Systems whose network of the first seed is kept beside its result."""
 
 
@@ -349,6 +351,9 @@ def _keep(work: _Work, fold: Fold, choice: Choice, seed: int, system: str, model
     material = work.material
     path = work.places.fold(material.mode, system, fold.test, seed, ".pt")
     dataset, said = datasets.get(material.config.dataset), work.provenance
+    windows, answering = material.windows(choice.candidate), {}
+    if choice.sure and answers_by(system, choice):
+        answering = when_to_answer(model, windows, fold.train, choice.sure)
     surrogate = any(material.surrogate[s] for s in fold.train)
     about = {
         "name": f"{system}-{material.config.dataset}",
@@ -360,6 +365,7 @@ def _keep(work: _Work, fold: Fold, choice: Choice, seed: int, system: str, model
         "commit": said.get("commit", "unknown"),
         "command": said.get("command", ""),
         "packages": said.get("versions", {}),
+        **answering,
     }
     save_checkpoint(path, model, material.spec(choice.candidate), material.task.labels, about)
 
