@@ -161,13 +161,14 @@ def opened_screen(as_json: bool) -> Iterator[Screen]:
 
 def guidance(progress: Progress) -> str:
     """What to do, how long still, and how each signal is."""
-    states = ", ".join(
-        f"{_NAMES[m]} {_STATE.get(progress.problems[m][0], progress.problems[m][0])}"
-        if m in progress.problems
-        else f"{_NAMES[m]} good"
-        for m in progress.good_s
-    )
-    return f"{GUIDE}; {_span(progress.rest_s - progress.elapsed_s)} to go; {states}"
+    signals = ", ".join(f"{_NAMES[m]} {state}" for m, state in states(progress).items())
+    return f"{GUIDE}; {_span(progress.rest_s - progress.elapsed_s)} to go; {signals}"
+
+
+def states(progress: Progress) -> dict[str, str]:
+    """How each modality's signal is, for people."""
+    first = {m: progress.problems[m][0] if m in progress.problems else "good" for m in progress.good_s}
+    return {m: _STATE.get(problem, problem) for m, problem in first.items()}
 
 
 def summary(outcome: Outcome) -> list[str]:

@@ -325,6 +325,19 @@ def demo(
         click.echo(json.dumps(summary))
 
 
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@click.option("--socket", type=FilePath, default=socket_path, help="Where the daemon listens.")
+def web(port: int, socket: Path) -> None:
+    """Serve the wearer's page to browsers on this device: a guided rest, labels of your own, how things are.
+
+    It listens on loopback alone; from elsewhere: ssh -L 8765:127.0.0.1:8765 DEVICE.
+    """
+    from device.web.serve import serve
+
+    asyncio.run(serve(socket, port, lambda address: click.echo(f"open {address} (Ctrl-C ends it)")))
+
+
 def main() -> None:
     """Entry point."""
     try:

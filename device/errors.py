@@ -14,6 +14,7 @@ DeviceError
 +-- InferenceError        the network cannot be run; carries reason, remedy
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
 +-- SinkError             a sink takes no predictions; carries sink, reason, remedy
++-- WebError              the wearer's page cannot be served; carries reason, remedy
 """
 
 from __future__ import annotations
@@ -117,3 +118,12 @@ class SinkError(DeviceError):
         self.reason = reason
         self.remedy = remedy
         super().__init__(_one_line(sink, f"{reason}; {remedy}"))
+
+
+class WebError(DeviceError):
+    """The wearer's page cannot be served."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(_one_line("web", f"{reason}; {remedy}"))

@@ -18,8 +18,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     """One table of the sensors, and a line on what comes out."""
     console = console or Console()
     console.print(f"affectd {status['affectd']}, running for {_span(status['running_s'])}, bundle {status['bundle']}")
-    if calibration := _calibration(status.get("calibration")):
-        console.print(Text(calibration))
+    if calibrated := calibration(status.get("calibration")):
+        console.print(Text(calibrated))
     if labels := _own_labels(status.get("shots")):
         console.print(Text(labels))
     console.print(f"recording {status['recording']['path']}, {status['recording']['records']} records")
@@ -32,16 +32,16 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         console.print("the network is still loading; what comes is recorded already")
     rests_on = status["rests_on"] or "nothing yet"
     console.print(Text(f"{status['predictions']} predictions, now from {rests_on}"))
-    console.print(Text(_newest(status["prediction"])))
+    console.print(Text(newest(status["prediction"])))
 
 
-def _calibration(calibration: dict[str, Any] | None) -> str:
+def calibration(said: dict[str, Any] | None) -> str:
     """Empty where there is no profile, nor a reason for it."""
-    if calibration is None:
+    if said is None:
         return ""
-    if calibration["mode"] == "calibrated":
-        return f"calibrated for {calibration['person'] or 'the wearer'}"
-    return f"cold start: {calibration['reason']}" if calibration["reason"] else ""
+    if said["mode"] == "calibrated":
+        return f"calibrated for {said['person'] or 'the wearer'}"
+    return f"cold start: {said['reason']}" if said["reason"] else ""
 
 
 def _own_labels(shots: dict[str, Any] | None) -> str:
@@ -68,7 +68,8 @@ def _sensors(sensors: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _newest(prediction: dict[str, Any] | None) -> str:
+def newest(prediction: dict[str, Any] | None) -> str:
+    """What the newest prediction says, or why it says nothing."""
     if prediction is None:
         return "no prediction yet"
     if prediction["label"] is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from torch import nn
 
 from device.bundle import MASKS, Bundle, Parity
@@ -20,7 +21,10 @@ from device.pipeline.spec import MODALITIES
 from device.space import Space
 from quantize.calibrate import Floats32, Ints, Pool
 from quantize.export import embed_torch, run_onnx, run_torch
+from train.metrics import balanced_accuracy
 from train.models.emobed import EmoBed
+
+Floats = npt.NDArray[np.float64]
 
 MIN_AGREEMENT = 0.98
 """Least share of windows with the float network's label (DESIGN.md, numbers to hold)."""
@@ -122,22 +126,18 @@ def _familiar(space: Space, embeddings: Floats32, mask: str) -> npt.NDArray[np.b
 
 def comparison(mask: str, against: str, wanted: Floats32, got: Floats32, labels: Ints) -> Comparison:
     """Figures of ``got`` against ``wanted``, logits (n, n_outputs) both."""
+    first, second = wanted.astype(np.float64), got.astype(np.float64)
     return Comparison(
         mask=mask,
         against=against,
         n_windows=len(labels),
-        agreement=float((wanted.argmax(1) == got.argmax(1)).mean()),
-        cosine=float(_cosine(wanted, got).mean()),
-        error_max=float(np.abs(wanted - got).max()),
-        probability_error_max=float(np.abs(_softmax(wanted) - _softmax(got)).max()),
-        balanced_accuracy_float=balanced_accuracy(labels, wanted.argmax(1)),
-        balanced_accuracy=balanced_accuracy(labels, got.argmax(1)),
+        agreement=float((first.argmax(1) == second.argmax(1)).mean()),
+        cosine=float(_cosine(first, second).mean()),
+        error_max=float(np.abs(first - second).max()),
+        probability_error_max=float(np.abs(softmax(first, axis=1) - softmax(second, axis=1)).max()),
+        balanced_accuracy_float=balanced_accuracy(labels, first),
+        balanced_accuracy=balanced_accuracy(labels, second),
     )
-
-
-def balanced_accuracy(labels: Ints, predicted: Ints) -> float:
-    """Mean recall over the labels that occur, as scikit-learn defines it."""
-    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
 def gate(comparisons: Sequence[Comparison]) -> list[str]:
@@ -162,15 +162,8 @@ def parity(comparisons: Sequence[Comparison]) -> tuple[Parity, ...]:
     )
 
 
-def _cosine(a: Floats32, b: Floats32) -> npt.NDArray[np.float64]:
+def _cosine(x: Floats, y: Floats) -> Floats:
     """(n,) cosine of each row; 1 where both are zero."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     dots = (x * y).sum(axis=1)
     return np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), np.where((x == y).all(axis=1), 1.0, 0.0))
-
-
-def _softmax(logits: Floats32) -> npt.NDArray[np.float64]:
-    """(n, n_outputs) probabilities."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

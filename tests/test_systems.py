@@ -25,9 +25,9 @@ from train.objective import NO_CROSSMODAL, Crossmodal
 from train.prepare import MAX_BRIDGED
 from train.systems import (
     DECISION_FUSION,
-    EMOBED,
     NETWORKS,
     PARTS,
+    WITH_EMBEDDING,
     asked,
     assert_scaled_on,
     classical_model,
@@ -55,7 +55,7 @@ def test_networks_differ_in_what_they_are_named_for_and_in_nothing_else() -> Non
     assert found["acc"] == base
     for name, config in found.items():
         assert vars(replace(base, **NETWORKS[name].model)).items() <= vars(config).items()
-        assert isinstance(config, EmoBedConfig) == (name in EMOBED)
+        assert isinstance(config, EmoBedConfig) == (name in WITH_EMBEDDING)
         assert (config.n_outputs, config.widths) == (3, (4, 5))
     graphs = {name: {n.split(".")[0] for n, _ in network(c).named_parameters()} for name, c in found.items()}
     assert not any(n.endswith("gate.weight") for n, _ in ACC(found["unattended"]).named_parameters())
@@ -74,7 +74,7 @@ def test_emobed_s_ablation_leaves_out_one_thing_each() -> None:
     chosen, fits = Crossmodal(joint=0.7, triplet=0.2, margin=0.5), FitConfig()
     found = {s: crossmodal(s, chosen) for s in NETWORKS}
     hidden = {s: fit_config(s, fits).augmentation.modality_dropout > 0 for s in NETWORKS}
-    assert {s: (c.joint, c.triplet, hidden[s]) for s, c in found.items() if s in EMOBED} == {
+    assert {s: (c.joint, c.triplet, hidden[s]) for s, c in found.items() if s in WITH_EMBEDDING} == {
         "emobed": (0.7, 0.2, False),
         "emobed-joint": (0.7, 0.0, False),
         "emobed-triplet": (0.0, 0.2, False),
@@ -83,8 +83,8 @@ def test_emobed_s_ablation_leaves_out_one_thing_each() -> None:
         "emobed-ecg-only": (0.0, 0.0, True),
         "emobed-eda-only": (0.0, 0.0, True),
     }
-    assert {c.margin for s, c in found.items() if s in EMOBED} == {0.5}
-    assert all(found[s] == NO_CROSSMODAL and fit_config(s, fits) == fits for s in NETWORKS if s not in EMOBED)
+    assert {c.margin for s, c in found.items() if s in WITH_EMBEDDING} == {0.5}
+    assert all(found[s] == NO_CROSSMODAL and fit_config(s, fits) == fits for s in NETWORKS if s not in WITH_EMBEDDING)
     assert [s for s in (*NETWORKS, "decision-fusion") if sweeps(s)] == ["emobed", "emobed-joint", "emobed-triplet"]
 
 

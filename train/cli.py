@@ -226,6 +226,16 @@ def loso(
         sys.exit(UNFINISHED)
 
 
+def left_out(without: str, subjects: Sequence[str]) -> list[str]:
+    """The people of ``--without``, sorted; each is one of the subjects, and somebody else is left."""
+    names = sorted(set(without.split(",")) - {""})
+    if unknown := sorted(set(names) - set(subjects)):
+        raise click.BadParameter(f"{unknown[0]} is not among {', '.join(subjects)}", param_hint="--without")
+    if set(names) == set(subjects):
+        raise click.BadParameter("it leaves nobody to train on", param_hint="--without")
+    return names
+
+
 @command.command()
 @config_option
 @data_option
@@ -251,12 +261,8 @@ def fit(
     config = read_config(path)
     people, _ = _people(data_root(root, config.dataset), config, out, workers, say)
     material = Material(people, config, mode)
-    kept = set(without.split(",")) - {""}
-    if unknown := sorted(kept - set(material.subjects)):
-        raise click.BadParameter(f"{unknown[0]} is not among {', '.join(material.subjects)}", param_hint="--without")
-    if kept == set(material.subjects):
-        raise click.BadParameter("it leaves nobody to train on", param_hint="--without")
-    fold = Fold(",".join(sorted(kept)), tuple(s for s in material.subjects if s not in kept))
+    kept = left_out(without, material.subjects)
+    fold = Fold(",".join(kept), tuple(s for s in material.subjects if s not in kept))
     say(f"choosing the window on {len(fold.train)} people" + (f", without {fold.test}" if kept else ""))
     choice = material.choose(fold)
     say(f"{choice.window_s:g} s with {choice.eda_context_s:g} s of EDA: {choice.scores}")
@@ -272,7 +278,7 @@ def fit(
         "name": f"{system}-{config.dataset}",
         "task": config.task,
         "train_subjects": list(fitted.train_subjects),
-        "test_subjects": sorted(kept),
+        "test_subjects": kept,
         "datasets": [dataset.learned_from(len(fold.train), surrogate)],
         "seeds": [seed],
         "commit": _commit(),

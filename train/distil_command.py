@@ -38,7 +38,7 @@ def distil(
     seed: int, without: str,
 ) -> None:  # fmt: skip
     """Distil the best classical model into a network that a bundle can hold; for affectd-quantize."""
-    from train.cli import Progress, _people, data_root
+    from train.cli import Progress, _people, data_root, left_out
     from train.config import read_config
     from train.distil import distil as teach
     from train.distil import save_student, scaled
@@ -47,19 +47,20 @@ def distil(
     say = Progress()
     config = read_config(path)
     people, _ = _people(data_root(root, config.dataset), config, out, workers, say)
-    material, left_out = Material(people, config, mode), sorted(set(without.split(",")) - {""})
+    material = Material(people, config, mode)
+    kept = left_out(without, material.subjects)
     try:
         spec = material.spec((window_s, context_s))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--window, --context") from error
     say(f"features of {len(material.subjects)} people, {window_s:g} s with {context_s:g} s of EDA")
     table = table_of(material, (window_s, context_s))
-    subjects, labels = [s for s in material.subjects if s not in left_out], material.task.labels
+    subjects, labels = [s for s in material.subjects if s not in kept], material.task.labels
     chosen = None if teacher == "best" else teacher
     made = teach(table, subjects, len(labels), spec.clip, teacher=chosen, seed=seed, say=say)
     command = f"affectd-train distil --config {path} --mode {mode} --window {window_s:g} --context {context_s:g}"
-    command += f" --teacher {teacher} --seed {seed}" + (f" --without {','.join(left_out)}" if left_out else "")
-    about = _provenance(material, made, left_out, seed, command)
+    command += f" --teacher {teacher} --seed {seed}" + (f" --without {','.join(kept)}" if kept else "")
+    about = _provenance(material, made, kept, seed, command)
     save_student(out / CHECKPOINT, made, spec, labels, about)
     save_windows(out / WINDOWS, scaled(table.x, table.present, made.features, spec.clip), table)
     print(f"{out / CHECKPOINT}: distilled from {made.teacher}; windows for quantization in {out / WINDOWS}")
@@ -81,7 +82,7 @@ def save_windows(path: Path, inputs: Mapping[str, npt.NDArray[np.float32]], rows
     )  # fmt: skip
 
 
-def _provenance(material: Material, made: Distilled, left_out: list[str], seed: int, command: str) -> dict[str, Any]:
+def _provenance(material: Material, made: Distilled, kept: list[str], seed: int, command: str) -> dict[str, Any]:
     from train.cli import _commit, _versions
     from train.data import datasets
 
@@ -94,7 +95,7 @@ def _provenance(material: Material, made: Distilled, left_out: list[str], seed: 
         "teacher_scores": made.scores,
         "inner": made.inner,
         "train_subjects": list(made.train_subjects),
-        "test_subjects": left_out,
+        "test_subjects": kept,
         "datasets": [dataset.learned_from(len(made.train_subjects), surrogate)],
         "seeds": [seed],
         "commit": _commit(),

@@ -48,7 +48,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 MODES = ("cold_start", "calibrated")
 EMOBED = "emobed"
-"""The system that says how sure it is."""
+"""The system that says how sure it is, and learns from a few labels."""
 
 
 @dataclass(frozen=True, eq=False)

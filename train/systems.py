@@ -59,7 +59,7 @@ NETWORKS: Mapping[str, Network] = {
 }
 """``emobed`` is trained jointly and with triplets, its siblings with one of both or neither; ``modality-dropout`` is
 the same network that only loses a sensor at random; ``emobed-ecg-only`` never knew another sensor."""
-EMOBED = tuple(name for name, network in NETWORKS.items() if network.crossmodal is not None)
+WITH_EMBEDDING = tuple(name for name, network in NETWORKS.items() if network.crossmodal is not None)
 DECISION_FUSION = "decision-fusion"
 """Mean of the probabilities of ecg-only and eda-only; the one there is where a sensor is missing."""
 PARTS = {"ecg": "ecg-only", "eda": "eda-only"}
@@ -72,7 +72,7 @@ SEEDLESS = ("classical-lda", "classical-lr", "classical-gb")
 def network_config(system: str, base: AccConfig, embedding: int = EmoBedConfig.embedding) -> AccConfig:
     """The configuration of a system's network."""
     config = replace(base, **NETWORKS[system].model)
-    return EmoBedConfig(**vars(config), embedding=embedding) if system in EMOBED else config
+    return EmoBedConfig(**vars(config), embedding=embedding) if system in WITH_EMBEDDING else config
 
 
 def fit_config(system: str, base: FitConfig) -> FitConfig:
