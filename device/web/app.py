@@ -33,7 +33,7 @@ HOSTS = ("127.0.0.1", "localhost", "[::1]")
 KEY_HEADER = "X-Affectd-Key"
 REQUEST_BYTES = 4096
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from device.errors import WebError
@@ -40,20 +40,21 @@ async def serve(daemon: Path, port: int, ready: Callable[[str], None]) -> None:
             await site.start()
         except OSError as error:
             raise WebError(f"port {port} of this machine: {error.strerror}", "give another --port") from error
-        ready(f"http://{LOOPBACK}:{runner.addresses[0][1]}/#{key}")
-        await _stopped()
+        with _stop_signals() as stopped:
+            ready(f"http://{LOOPBACK}:{runner.addresses[0][1]}/#{key}")
+            await stopped.wait()
     finally:
         await runner.cleanup()
 
 
-async def _stopped() -> None:
-    """Wait for SIGINT or SIGTERM."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """Set by SIGINT or SIGTERM."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stopped.set)
     try:
-        await stop.wait()
+        yield stopped
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(number)
