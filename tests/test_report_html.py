@@ -27,7 +27,7 @@ from sklearn.metrics import (
 from train import metrics as m
 from train.errors import ResultError
 from train.report import COLUMNS, figures, markdown, records, table
-from train.report.ablation import MEAN, ablation
+from train.report.ablation import MEAN, ablation, one_sensor
 from train.report.command import report
 from train.report.drawings import drawings
 from train.report.folds import MASKS, Fold, parse, read
@@ -418,6 +418,29 @@ def test_ablation_pairs_people_and_weighs_data_sets_alike(flat: list[dict[str, A
     assert ablation([r for r in flat if r["system"] != "acc"], "calibrated") is None
 
 
+def test_one_sensor_is_compared_with_those_who_see_the_same(flat: list[dict[str, Any]]) -> None:
+    """EmoBed's stand-in against the same network's stand-in of one sensor: people paired, nobody else in the table."""
+    names = {"acc": "emobed", "ecg-only": "emobed-ecg-only", "unattended": "emobed-shots-3", "feature-fusion": "acc"}
+    records = [r | {"system": names[r["system"]]} for r in flat if r["system"] in names and r["runtime"] == "float"]
+    others = [r for r in flat if r["system"].startswith("classical") or r["system"] == "majority"]
+    found = one_sensor([*others, *records], "cold_start", "ecg")
+    assert found is not None
+    assert (found.ours, found.sees, found.best_classical) == ("emobed", "ecg", {})
+    assert [(row.system, row.mask) for row in found.rows] == [("acc", "ecg"), ("emobed-ecg-only", "ecg")]
+    for row in found.rows:
+        for dataset, task in found.columns[:-1]:
+            ours, theirs = (
+                pick(records, dataset, task, "cold_start", system, "ecg")["per_subject"]
+                for system in ("emobed", row.system)
+            )
+            differences = [ours[s] - theirs[s] for s in ours]
+            assert row.margins[dataset, task].difference == pytest.approx(np.mean(differences))
+    assert one_sensor(flat, "cold_start", "ecg") is None
+    shown = markdown([*others, *records])
+    assert "## What `emobed` with surrogate ECG alone is worth, cold start" in shown
+    assert "emobed-shots-3" not in shown.split("## What `acc`", 1)[1].split("## Made by")[0]
+
+
 # ---- pages
 
 
@@ -471,12 +494,13 @@ def test_the_page_says_everything_it_should(html: str, few: list[Fold]) -> None:
             assert f"{record['balanced_accuracy']:.3f}" in text
     for words in (
         "Surrogate ECG.", "ECG is surrogate ECG", "surrogate ECG + EDA", "surrogate ECG alone", "EDA alone", "majority",
-        "What each part is worth: calibrated", "Chosen by the inner folds", "120 (12)", "0fea6aa1fd31", "torch 2.13.0",
+        "What acc with surrogate ECG + EDA is worth: calibrated",
+        "Chosen by the inner folds", "120 (12)", "0fea6aa1fd31", "torch 2.13.0",
         "affectd-train loso --config train/runs/<all>.toml", "is not JSON <b>", "acc int8", "seeds 0, 1",
         "Reliability of acc", "Accuracy over coverage", "Confusion of acc", "0000000000000005",
     ):  # fmt: skip
         assert words in text, words
-    assert "What each part is worth: cold start" not in text
+    assert "is worth: cold start" not in text
     assert "<b>" not in html
 
 
@@ -498,7 +522,7 @@ def test_a_page_without_ours_without_classical_and_with_int8_alone(folds: list[F
     group = figures.groups(folds)["stress-predict", "rest/task", "calibrated"]
     alone = page([f for f in group if f.system == "eda-only"])
     assert "eda-only" in alone
-    assert "What each part" not in alone
+    assert "is worth:" not in alone
     assert "urrogate" not in alone.replace("surrogate-", "")  # EDA alone is real
     int8 = page([f for f in group if f.runtime == "int8"])
     assert "acc int8" in int8

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.metrics import paired, stratified_bootstrap, wilcoxon_p
-from train.report.figures import CLASSICAL, MAJORITY, OURS, system_order
+from train.report.figures import CLASSICAL, CROSSMODAL, MAJORITY, OURS, SHOTS, system_order
 from train.report.folds import MASKS
 
 Floats = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Margin:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One system against ours; ``mask`` is what the system sees, ours sees both sensors."""
+    """One system against ours; ``mask`` is what the system sees."""
 
     system: str
     mask: str
@@ -50,6 +50,9 @@ class Ablation:
     """One mode's table."""
 
     mode: str
+    ours: str
+    sees: str
+    """The mask of ours."""
     columns: tuple[Column, ...]
     rows: tuple[AblationRow, ...]
     best_classical: Mapping[Column, str]
@@ -58,7 +61,21 @@ class Ablation:
 
 
 def ablation(records: Sequence[Record], mode: str) -> Ablation | None:
-    """Margins of ours with both sensors over every float system in ``mode``; None where ours is not there."""
+    """Margins of ours with both sensors over every float system in ``mode``, each with all it sees; None where ours is
+    not there."""
+    wanted = [record for record in records if SHOTS not in record["system"]]
+    return _ablation(wanted, mode, OURS, "both")
+
+
+def one_sensor(records: Sequence[Record], mode: str, mask: str) -> Ablation | None:
+    """Margins of EmoBed under ``mask`` over its siblings, the network that only loses a sensor at random, that of one
+    sensor, and ours, all under the same mask; None where EmoBed is not there."""
+    known = (*CROSSMODAL, OURS)
+    wanted = [record for record in records if record["system"] in known and record["mask"] == mask]
+    return _ablation(wanted, mode, CROSSMODAL[0], mask)
+
+
+def _ablation(records: Sequence[Record], mode: str, system_of_ours: str, sees: str) -> Ablation | None:
     table: dict[str, dict[Column, Record]] = {}
     for record in records:
         system = record["system"]
@@ -67,7 +84,7 @@ def ablation(records: Sequence[Record], mode: str) -> Ablation | None:
             column = record["dataset"], record["task"]
             if column not in by_column or _sees_more(record, by_column[column]):
                 by_column[column] = record
-    ours = table.pop(OURS, {})
+    ours = table.pop(system_of_ours, {})
     if not ours or not table:
         return None
     two_class = tuple(c for c in sorted(ours) if _n_classes(ours[c]) == 2)
@@ -78,7 +95,7 @@ def ablation(records: Sequence[Record], mode: str) -> Ablation | None:
     )
     columns = (*sorted(ours), *([MEAN] if several else []))
     surrogate = any(record["surrogate_ecg"] for record in ours.values())
-    return Ablation(mode, columns, rows, _best_classical(rows, columns), surrogate)
+    return Ablation(mode, system_of_ours, sees, columns, rows, _best_classical(rows, columns), surrogate)
 
 
 def _sees_more(record: Record, than: Record) -> bool:

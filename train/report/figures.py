@@ -25,6 +25,13 @@ Floats = npt.NDArray[np.float64]
 OURS = "acc"
 """The system whose margins are tested."""
 SIBLINGS = ("acc", "unattended", "feature-fusion", "decision-fusion", "ecg-only", "eda-only")
+CROSSMODAL = (
+    "emobed", "emobed-joint", "emobed-triplet", "emobed-neither", "modality-dropout", "emobed-ecg-only",
+    "emobed-eda-only",
+)  # fmt: skip
+"""EmoBed's network and what its training is compared with."""
+SHOTS = "-shots-"
+"""In the name of a system that was shown some of the person's windows: it is judged on those that are left."""
 CLASSICAL = "classical-"
 MAJORITY = "majority"
 MODES = ("calibrated", "cold_start")
@@ -58,10 +65,11 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def system_order(system: str) -> tuple[int, int, str]:
-    """Sorting key: ours and its siblings, other networks, classical models, the majority class."""
-    if system in SIBLINGS:
-        return 0, SIBLINGS.index(system), ""
-    return 3 if system == MAJORITY else 2 if system.startswith(CLASSICAL) else 1, 0, system
+    """Sorting key: ours and its siblings, EmoBed and its rivals, other networks, classical models, the majority."""
+    for place, family in enumerate((SIBLINGS, CROSSMODAL)):
+        if system in family:
+            return place, family.index(system), ""
+    return 4 if system == MAJORITY else 3 if system.startswith(CLASSICAL) else 2, 0, system
 
 
 def groups(folds: Iterable[Fold]) -> dict[Group, list[Fold]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from train.errors import ResultError
 from train.report import ratings
-from train.report.ablation import Ablation, ablation
+from train.report.ablation import Ablation, ablation, one_sensor
 from train.report.figures import MODES
 from train.report.words import (
     MODE_WORDS,
@@ -81,7 +81,8 @@ def _of_classes(records: Sequence[Record]) -> list[str]:
         parts.append(_lines(RESULT_COLUMNS, [_row(r) for r in of_group]).rstrip("\n"))
         parts += _answers(of_group)
     for found in ablations(records):
-        parts += [f"## What each part is worth, {MODE_WORDS[found.mode]}", *_ablation(found)]
+        sees = sensors(found.sees, found.surrogate_ecg)
+        parts += [f"## What `{found.ours}` with {sees} is worth, {MODE_WORDS[found.mode]}", *_ablation(found)]
     return parts
 
 
@@ -114,8 +115,10 @@ def people_and_seeds(of_group: Sequence[Record]) -> str:
 
 
 def ablations(records: Sequence[Record]) -> list[Ablation]:
-    """The ablation of every mode that has one."""
-    return [found for found in (ablation(records, mode) for mode in MODES) if found]
+    """Every ablation that there is something for: ours by mode, then EmoBed by mode and by what it is shown."""
+    ours = [ablation(records, mode) for mode in MODES]
+    emobed = [one_sensor(records, mode, mask) for mode in MODES for mask in ("ecg", "eda", "both")]
+    return [found for found in (*ours, *emobed) if found]
 
 
 def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -164,10 +167,11 @@ def _p(record: Record) -> str:
 
 def _ablation(found: Ablation) -> Iterator[str]:
     yield (
-        "Balanced accuracy of `acc` with both sensors minus that of the row: difference (95 % interval; p), paired "
-        "over people. The mean weighs data sets alike; its p is over the people of all of them."
+        f"Balanced accuracy of `{found.ours}` with {sensors(found.sees, found.surrogate_ecg)} minus that of the row: "
+        "difference (95 % interval; p), paired over people. The mean weighs data sets alike; its p is over the people "
+        "of all of them."
     )
-    head = ("`acc` against", "sees", *(column_words(column) for column in found.columns))
+    head = (f"`{found.ours}` against", "sees", *(column_words(column) for column in found.columns))
     body = []
     for row in found.rows:
         margins = (row.margins.get(column) for column in found.columns)

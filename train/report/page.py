@@ -58,7 +58,10 @@ def page(folds: Sequence[Fold], problems: Sequence[str] = (), title: str = "Leav
         problems=[*problems, *(f"{_title(g)}: {m}" for g, of in made.items() for m in figures.missing(of))],
         surrogate=SURROGATE if any(record["surrogate_ecg"] for record in records) else None,
         overview=[_overview(group, of_group[group]) for group in made if group in of_group],
-        ablations=[{"mode": MODE_WORDS[a.mode], "of": a, "rows": _ablation_rows(a)} for a in ablations(records)],
+        ablations=[
+            {"mode": MODE_WORDS[a.mode], "of": a, "sees": sensors(a.sees, a.surrogate_ecg), "rows": _ablation_rows(a)}
+            for a in ablations(records)
+        ],
         groups=[_section(group, made[group], of_group[group]) for group in made if group in of_group],
         origins=_origins(folds),
         least=float(np.floor(min(ends, default=0.0) * 10) / 10),
