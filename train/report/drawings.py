@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from train.report import figures, plots
-from train.report.figures import MAJORITY, OURS
+from train.report.figures import KNOW_NOTHING, OURS
 from train.report.folds import MASKS, Fold
 from train.report.words import sensors
 
@@ -46,7 +46,7 @@ class _Subject:
 
 def lead_system(of_group: Sequence[Record]) -> str | None:
     """The system that is drawn: ours, or the first where ours is not there; None where only int8 was judged."""
-    systems = [r["system"] for r in of_group if r["runtime"] == "float" and r["system"] != MAJORITY]
+    systems = [r["system"] for r in of_group if r["runtime"] == "float" and r["system"] not in KNOW_NOTHING]
     return OURS if OURS in systems else next(iter(systems), None)
 
 

@@ -34,6 +34,9 @@ SHOTS = "-shots-"
 """In the name of a system that was shown some of the person's windows: it is judged on those that are left."""
 CLASSICAL = "classical-"
 MAJORITY = "majority"
+PRESENCE = "presence"
+KNOW_NOTHING = (MAJORITY, PRESENCE)
+"""Systems that look at no signal: what they reach is owed to the data."""
 MODES = ("calibrated", "cold_start")
 DIGITS = 4
 PERSON_DIGITS = 6
@@ -69,7 +72,11 @@ def system_order(system: str) -> tuple[int, int, str]:
     for place, family in enumerate((SIBLINGS, CROSSMODAL)):
         if system in family:
             return place, family.index(system), ""
-    return 4 if system == MAJORITY else 3 if system.startswith(CLASSICAL) else 2, 0, system
+    return (
+        4 + KNOW_NOTHING.index(system) if system in KNOW_NOTHING else 3 if system.startswith(CLASSICAL) else 2,
+        0,
+        system,
+    )
 
 
 def groups(folds: Iterable[Fold]) -> dict[Group, list[Fold]]:
@@ -121,7 +128,7 @@ def records(folds: Sequence[Fold | Mapping[str, Any]]) -> list[dict[str, Any]]:
     for of_group in groups(as_folds(folds)).values():
         made = rows(of_group)
         ours = {row.mask: _scores(row) for row in made if (row.system, row.runtime) == (OURS, "float")}
-        out += [_record(row, ours.get(row.mask)) for row in _with_majority(made)]
+        out += [_record(row, ours.get(row.mask)) for row in _with_baselines(made)]
     return out
 
 
@@ -142,6 +149,7 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
         "ci95": [rounded(edge) for edge in subject_bootstrap(list(scores.values()))],
         "ece_all": rounded(_ece_of_all(row)),
         **_answered(row),
+        "complete_balanced_accuracy": rounded(_complete(row)),
         "labels": list(first.labels),
         "surrogate_ecg": any(fold.surrogate_ecg for fold in row.folds) and row.mask != "eda",
         "majority": rounded(np.mean([person["majority"] for person in _majority(row).people.values()])),
@@ -155,7 +163,7 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
 
 def _ece_of_all(row: Row) -> float | None:
     """ECE of all people's windows together: one person has too few for his own to be told from chance."""
-    if row.system == MAJORITY:
+    if row.system in KNOW_NOTHING:
         return None
     of_row = [fold.scores[row.mask] for fold in row.folds if row.mask in fold.scores]
     fine = [np.sum([getattr(s, what) for s in of_row], axis=0) for what in ("windows", "right", "confidence")]
@@ -167,7 +175,7 @@ def _answered(row: Row) -> dict[str, Any]:
     """Of a system that knows when not to answer: shares answered and familiar, balanced accuracy of the answers."""
     of_row = [fold.scores[row.mask] for fold in row.folds if row.mask in fold.scores]
     known = [s for s in of_row if s.answered is not None and s.windows.sum()]
-    if row.system == MAJORITY or not known:
+    if row.system in KNOW_NOTHING or not known:
         return {}
     right = [balanced_accuracy_of(s.answered) for s in known if s.answered is not None and s.answered.sum()]
     return {
@@ -194,13 +202,53 @@ def origin(folds: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _with_majority(made: Sequence[Row]) -> list[Row]:
-    """The rows, and after each mask's the majority class of its first row's windows."""
+def _complete(row: Row) -> float | None:
+    """Of a system that sees everything there is: balanced accuracy of the windows that have both sensors."""
+    if row.system in KNOW_NOTHING:
+        return None
+    of_person: dict[str, list[float]] = {}
+    for fold in row.folds:
+        if row.mask in fold.scores and (table := fold.scores[row.mask].complete) is not None:
+            of_person.setdefault(fold.subject, []).append(balanced_accuracy_of(table))
+    means = [float(np.mean(found)) for found in of_person.values() if np.isfinite(found).all()]
+    return float(np.mean(means)) if means else None
+
+
+def _with_baselines(made: Sequence[Row]) -> list[Row]:
+    """The rows, and after each mask's what can be said of its first row's windows without looking at a signal."""
     out: list[Row] = []
     for mask in MASKS:
         of_mask = [row for row in made if row.mask == mask]
         out += [*of_mask, *(_majority(row) for row in of_mask[:1])]
+        out += [_presence(row) for row in [r for r in of_mask if _patterns(r)][:1]]
     return out
+
+
+def _patterns(row: Row) -> dict[str, npt.NDArray[np.int64]]:
+    """Person -> (3, n_classes) windows by the sensors they have, where that is known."""
+    found: dict[str, npt.NDArray[np.int64]] = {}
+    for fold in row.folds:
+        if fold.subject in row.people and row.mask in fold.scores:
+            patterns = fold.scores[row.mask].patterns
+            if patterns is not None:
+                found[fold.subject] = patterns
+    return found
+
+
+def _presence(row: Row) -> Row:
+    """What the sensors that there are tell by themselves: for each set of them the class that is commonest with it
+    among everybody else, every class weighing the same. Where it beats the majority, the absence of a sensor tells."""
+    of_person = _patterns(row)
+    everyone = np.sum(list(of_person.values()), axis=0)
+    people = {}
+    for subject, mine in of_person.items():
+        others = everyone - mine
+        named = (others / np.maximum(others.sum(axis=0), 1)).argmax(axis=1)
+        table = np.zeros((mine.shape[1], mine.shape[1]), np.int64)
+        for k, count in zip(named, mine, strict=True):
+            table[:, k] += count
+        people[subject] = _without_probability(table)
+    return Row(PRESENCE, "float", row.mask, row.folds, people, row.left_out, row.coverage)
 
 
 def _majority(row: Row) -> Row:
@@ -219,9 +267,19 @@ def _constant(count: npt.NDArray[np.int64], named: int) -> dict[str, float]:
     """Figures of always naming one class, from the windows of each class."""
     table = np.zeros((len(count), len(count)), np.int64)
     table[:, named] = count
-    share = float(count[named] / count.sum())
-    nothing = {"auroc": 0.5, "ece": float("nan"), "majority": share, "accuracy": share}
-    return {**nothing, "balanced_accuracy": balanced_accuracy_of(table), "macro_f1": macro_f1_of(table)}
+    return {**_without_probability(table), "auroc": 0.5, "majority": float(count[named] / count.sum())}
+
+
+def _without_probability(table: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Figures that a confusion table gives by itself."""
+    unknown = dict.fromkeys(("auroc", "ece", "majority"), float("nan"))
+    accuracy = float(table.trace() / table.sum())
+    return {
+        **unknown,
+        "accuracy": accuracy,
+        "balanced_accuracy": balanced_accuracy_of(table),
+        "macro_f1": macro_f1_of(table),
+    }
 
 
 def best_classical(made: Sequence[Mapping[str, Any]], mask: str = "both") -> str | None:

@@ -6,7 +6,7 @@ Knows nothing of how a fold was made, nor of what is said about many of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,10 @@ class Score:
     """(n_classes, n_classes) confusion of the windows it would answer; None for a system that answers all."""
     familiar: int | None = None
     """Windows like those it learned from."""
+    complete: Ints | None = None
+    """Of everything there is: (n_classes, n_classes) confusion of the windows that have both sensors."""
+    patterns: Ints | None = None
+    """Of everything there is: (3, n_classes) windows that have both sensors, ECG alone, EDA alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,27 @@ def score(record: MaskRecord, n_classes: int) -> Score:
     )
 
 
+def _by_presence(record: FoldRecord) -> dict[str, Ints]:
+    """``complete`` and ``patterns`` of a Score: a window that a sensor's own mask scores as well has that sensor."""
+    whole = record.masks["both"]
+    label, probability = np.array(whole.label, np.int64), np.array(whole.probability, float)
+    parts = [record.masks[mask].start if mask in record.masks else () for mask in ("ecg", "eda")]
+    ecg, eda = (_among(whole.start, part) for part in parts)
+    patterns = [np.bincount(label[which], minlength=len(record.labels)) for which in (ecg & eda, ecg & ~eda, ~ecg)]
+    return {"complete": confusion(label[ecg & eda], probability[ecg & eda]), "patterns": np.array(patterns)}
+
+
+def _among(whole: Sequence[float], part: Sequence[float]) -> npt.NDArray[np.bool_]:
+    """(len(whole),) which moments are in ``part``, some of them in the same order (two sessions may share a clock)."""
+    left = iter(part)
+    wanted = next(left, None)
+    found = np.zeros(len(whole), bool)
+    for i, moment in enumerate(whole):
+        if moment == wanted:
+            found[i], wanted = True, next(left, None)
+    return found
+
+
 def _answers(record: MaskRecord, label: Ints, probability: Floats) -> tuple[Ints | None, int | None]:
     """Confusion of what would be answered, and how many windows are familiar; ValueError says what does not fit."""
     if record.is_sure is None or record.is_familiar is None:
@@ -179,6 +204,8 @@ def _fold(record: FoldRecord, path: str) -> Fold:
             scores[mask] = score(record.masks[mask], len(record.labels))
         except ValueError as error:
             raise ResultError(path, f"$.masks.{mask}", str(error), REMEDY) from error
+    if "both" in scores and len(scores) > 1:
+        scores["both"] = replace(scores["both"], **_by_presence(record))
     given = {k: getattr(record, k) for k in FoldRecord.__struct_fields__ if k not in ("labels", "masks")}
     return Fold(**given, labels=tuple(record.labels), scores=scores)
 

@@ -29,14 +29,16 @@ from train.report.words import (
 Record = Mapping[str, Any]
 
 COLUMNS = ("mode", "system", "mask", "bal. acc.", "95 %", "macro-F1", "acc.", "AUROC", "ECE", "p (acc)")
-RESULT_COLUMNS = ("system", "sensors", *COLUMNS[3:-1], "ECE, all", "scored", "p (acc)")
+RESULT_COLUMNS = ("system", "sensors", *COLUMNS[3:-1], "ECE, all", "scored", "complete", "p (acc)")
 ANSWER_COLUMNS = ("system", "sensors", "answered", "bal. acc. of the answers", "familiar")
 READING = """Leave-one-subject-out: nothing was fitted on the person who is judged; every choice was made on an inner
 split of the others. Each figure is made per person and seed, averaged over seeds, then over people; the interval is a
 95 % bootstrap over people. *ECE* is a person's, which is never small with few windows; *ECE, all* is that of
 everybody's windows together. *scored* is the share of labelled windows that could be scored with these sensors.
 *p (acc)* is Wilcoxon's signed-rank p of `acc` against the row with the same sensors, paired over people, two-sided,
-not corrected for the number of rows. The *majority class* is the one commonest among everybody else. *Calibrated* may
+not corrected for the number of rows. The *majority class* is the one commonest among everybody else. *Which sensors
+there are* looks at no signal either: where it beats the majority class, the absence of a sensor tells something, and
+*complete*, the balanced accuracy of the windows that have both sensors, is the figure to trust. *Calibrated* may
 use a resting baseline of the person, recorded before and not scored; *cold start* nothing of the person."""
 
 
@@ -130,7 +132,9 @@ def _row(record: Record) -> tuple[str, ...]:
     coverage = record.get("coverage")
     scored = "" if coverage is None else f"{coverage:.0%}"
     ece = figure(record.get("ece_all"))
-    return _system(record), sensors(record["mask"], record["surrogate_ecg"]), *_figures(record), ece, scored, _p(record)
+    complete = figure(record.get("complete_balanced_accuracy"))
+    shown = _system(record), sensors(record["mask"], record["surrogate_ecg"]), *_figures(record)
+    return *shown, ece, scored, complete, _p(record)
 
 
 def _answers(of_group: Sequence[Record]) -> list[str]:

@@ -16,7 +16,7 @@ DATASET_WORDS = {
     "dreamer": "DREAMER",
 }
 SENSOR_WORDS = {"both": "ECG + EDA", "ecg": "ECG alone", "eda": "EDA alone"}
-SYSTEM_WORDS = {"majority": "majority class"}
+SYSTEM_WORDS = {"majority": "majority class", "presence": "which sensors there are"}
 SURROGATE = (
     "No chest ECG stands behind figures marked so: surrogate ECG is rebuilt from the real beat times of the wrist's "
     "pulse and real beat templates. EDA is real. Figures on recorded ECG may differ."
