@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from made_people import CALM, STRESS, TINY, N, made_config, made_people, spoiled, without
 from torch import Tensor
 
 from train.augment import NONE
 from train.evaluate import Material
-from train.fit import MASKS, FitConfig, _class_weights, _running_mean, fit, predict
+from train.fit import MASKS, FitConfig, _balance, _class_weights, _running_mean, fit, predict
 from train.models.acc import AccConfig
 from train.windows import Windows, only
 
@@ -142,6 +144,19 @@ def test_it_learns_what_an_easy_problem_holds_and_tells_it_of_another_person(win
         right = predict(model, windows, his, mask).argmax(axis=1) == windows.label[his]
         assert right.mean() >= 0.85, name
     assert set(windows.label[his]) == {CALM, STRESS}
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([(1, 1), (1, 0), (0, 1)])), min_size=3, max_size=60))
+def test_balance_makes_the_classes_weigh_the_same_among_the_windows_that_have_a_sensor(
+    rows: list[tuple[int, tuple[int, int]]],
+) -> None:
+    label, present = np.array([r[0] for r in rows]), np.array([r[1] for r in rows], bool)
+    of_all, balance = _class_weights(label, 3), _balance(label, present, 3)
+    for name, which in {"ecg": present[:, 0], "eda": present[:, 1], "ecg+eda": present.all(axis=1)}.items():
+        assert (name in balance) == which.any()
+        if which.any():
+            sums = [float((of_all * balance[name])[k]) * (label[which] == k).sum() for k in np.unique(label[which])]
+            np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
 
 
 def test_predictions_are_distributions_of_each_window_by_itself(windows: Windows) -> None:

@@ -181,18 +181,29 @@ BOTH, ECG, EDA = [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]
 
 
 @torch.no_grad()
-def test_joint_training_adds_the_task_as_each_sensor_tells_it_alone(model: EmoBed) -> None:
-    """Against three forward passes, each over the windows that have the sensor."""
-    step = batch([BOTH, BOTH, ECG, EDA, EDA], [0, 1, 1, 0, 1])
+def test_joint_training_is_the_task_with_both_and_as_each_sensor_tells_it_alone(model: EmoBed) -> None:
+    """Against three forward passes, each over the windows that have what is shown, classes balanced among these."""
+    label = torch.tensor([0, 1, 1, 0, 1])
+    balance = {"ecg+eda": torch.rand(5), "ecg": torch.rand(5), "eda": torch.rand(5)}
+    step = replace(batch([BOTH, BOTH, ECG, EDA, EDA], label.tolist()), balance=balance)
     losses = []
-    for column, shown in enumerate((ECG, EDA)):
+    for name, shown, which in (
+        ("ecg+eda", BOTH, [0, 1]), ("ecg", ECG, [0, 1, 2]), ("eda", EDA, [0, 1, 3, 4]),
+    ):  # fmt: skip
         logits = model(step.ecg, step.eda, torch.tensor(shown).expand(5, 2))
-        of_each = nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0, 1]), reduction="none")
-        losses.append(of_each[step.mask[:, column] > 0].mean())
+        of_each = nn.functional.cross_entropy(logits, label, reduction="none") * balance[name]
+        losses.append(of_each[which].sum() / max(1.0, float(balance[name][which].sum())))
     how = Crossmodal(joint=0.6, triplet=0.0)
-    wanted = task_loss(model, step) + 0.6 * (losses[0] + losses[1])
+    wanted = losses[0] + 0.6 * (losses[1] + losses[2])
     assert float(crossmodal_loss(model, step, how)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+@torch.no_grad()
+def test_without_joint_training_it_is_the_task_with_what_is_shown(model: EmoBed) -> None:
+    step = batch([BOTH, BOTH, ECG, EDA, EDA], [0, 1, 1, 0, 1])
     assert torch.equal(crossmodal_loss(model, step, NO_CROSSMODAL), task_loss(model, step))
+    balance = {"ecg+eda": torch.full((5,), 2.0), "ecg": torch.full((5,), 3.0), "eda": torch.full((5,), 5.0)}
+    assert replace(step, balance=balance).as_shown().tolist() == [2.0, 2.0, 3.0, 5.0, 5.0]
 
 
 def test_what_an_absent_sensor_s_array_holds_has_no_influence(model: EmoBed) -> None:

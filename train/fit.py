@@ -7,7 +7,7 @@ chosen before, in train.select.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ def fit(
     kept = AveragedModel(model, avg_fn=_running_mean(config.running_mean), use_buffers=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=batches * config.epochs + 1)
     weight = _class_weights(windows.label[train], model_config.n_outputs).to(on)
+    balance = _balance(windows.label[train], present[train], model_config.n_outputs)
     loss_of = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction="none")
     history: list[dict[str, float]] = []
     rng = np.random.default_rng(seed)
@@ -122,7 +123,7 @@ def fit(
             ecg, eda, mask, order, share = mixed(ecg, eda, mask, config.mixup, rng)
             mine = slice(world.rank, None, world.size)
             shown = tensor(ecg[mine], on), tensor(eda[mine], on), torch.from_numpy(mask[mine]).to(on)
-            step = Batch(*shown, *_wanted(windows, batch[mine], batch[order][mine], share, loss_of, on))
+            step = Batch(*shown, *_wanted(windows, batch[mine], batch[order][mine], share, loss_of, balance, on))
             loss = crossmodal_loss(model, step, crossmodal) if isinstance(model, EmoBed) else task_loss(model, step)
             optimizer.zero_grad()
             loss.backward()
@@ -153,19 +154,28 @@ def network(config: AccConfig) -> ACC:
 
 
 def _wanted(
-    windows: Windows, first: Index, other: Index, share: float, loss_of: Callable[[Tensor, Tensor], Tensor], on: str
-) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, float]:
-    """What a Batch is to tell of blends of windows ``first`` and ``other``: the task, who is alike, purity."""
+    windows: Windows,
+    first: Index,
+    other: Index,
+    share: float,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    balance: Mapping[str, Tensor],
+    on: str,
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, float, Mapping[str, Tensor]]:
+    """What a Batch is to tell of blends of windows ``first`` and ``other``: the task, who is alike, purity, balance."""
     if windows.target.shape[1]:
         target = torch.from_numpy(np.float32(share) * windows.target[first]).to(on)
         target += torch.from_numpy(np.float32(1 - share) * windows.target[other]).to(on)
-        return rating_loss(target), *alike_by_rating(target), 1.0
+        return rating_loss(target), *alike_by_rating(target), 1.0, {}
     labels = [torch.from_numpy(windows.label[index]).to(on) for index in (first, other)]
 
     def losses(logits: Tensor) -> Tensor:
         return share * loss_of(logits, labels[0]) + (1 - share) * loss_of(logits, labels[1])
 
-    return class_loss(losses), *alike_by_label(labels[share < 0.5]), abs(2 * share - 1)
+    weights = {
+        m: share * table.to(on)[labels[0]] + (1 - share) * table.to(on)[labels[1]] for m, table in balance.items()
+    }
+    return class_loss(losses), *alike_by_label(labels[share < 0.5]), abs(2 * share - 1), weights
 
 
 def _seed(seed: int) -> None:
@@ -177,6 +187,14 @@ def _class_weights(label: npt.NDArray[np.int64], n_outputs: int) -> Tensor:
     """(n_outputs,) so that every class weighs the same in all."""
     counts = np.bincount(label, minlength=n_outputs)
     return torch.tensor(counts.sum() / (n_outputs * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+def _balance(label: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], n_outputs: int) -> dict[str, Tensor]:
+    """Set of sensors -> (n_outputs,) what class weights of all windows (n,) are to be multiplied with so that they are
+    those of the windows that have these sensors."""
+    of_all = _class_weights(label, n_outputs)
+    has = {m: present[:, i] for i, m in enumerate(MODALITIES)} | {"+".join(MODALITIES): present.all(axis=1)}
+    return {name: _class_weights(label[which], n_outputs) / of_all for name, which in has.items() if which.any()}
 
 
 def tensor(x: npt.NDArray[np.float32], on: str = "cpu") -> Tensor:

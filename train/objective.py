@@ -5,8 +5,8 @@ Knows nothing of loops, optimizers, files or people: a network and one batch in,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -64,6 +64,19 @@ class Batch:
     """(N, N) whether they show different ones; what is neither is left out."""
     purity: float = 1.0
     """How much of it they show: 1, or less where windows are blends."""
+    balance: Mapping[str, Tensor] = field(default_factory=dict)
+    """Set of sensors -> (N,) weights with which the classes weigh the same among the windows that have these; without
+    one all windows weigh the same."""
+
+    def having(self, *modalities: str) -> Tensor:
+        """(N,) weights of the windows that show all of these modalities, 0 for the others."""
+        shown = torch.stack([self.mask[:, MODALITIES.index(m)] for m in modalities]).prod(dim=0)
+        return shown * self.balance.get("+".join(modalities), 1.0)
+
+    def as_shown(self) -> Tensor:
+        """(N,) weights of all windows, each as one of those that have what it shows."""
+        ecg, eda = (self.having(m) * (1.0 - self.mask[:, 1 - i]) for i, m in enumerate(MODALITIES))
+        return self.having(*MODALITIES) + ecg + eda
 
 
 def task_loss(model: ACC, batch: Batch) -> Tensor:
@@ -72,14 +85,18 @@ def task_loss(model: ACC, batch: Batch) -> Tensor:
 
 
 def crossmodal_loss(model: EmoBed, batch: Batch, how: Crossmodal) -> Tensor:
-    """The task with what the mask shows; with each modality by itself; and the triplets between both."""
+    """The task with both modalities, with each by itself, and the triplets between them.
+
+    A window of one modality counts as that modality's alone and as no other: where a sensor is missing more often in
+    one class, its absence is not to tell. Without joint training the task is told from whatever a window shows.
+    """
     if not how.joint and not how.triplet:
-        return task_loss(model, batch)
+        return batch.task(model(batch.ecg, batch.eda, batch.mask), batch.as_shown())
     embedding, alone = model.both_ways(batch.ecg, batch.eda, batch.mask)
-    loss = batch.task(model.head(embedding), torch.ones_like(batch.mask[:, 0]))
     shown = {m: batch.mask[:, i] for i, m in enumerate(MODALITIES) if m in alone}
+    loss = batch.task(model.head(embedding), batch.having(*MODALITIES) if how.joint else batch.as_shown())
     if how.joint:
-        each = (batch.task(model.head(alone[m]), shown[m]) for m in alone)
+        each = (batch.task(model.head(alone[m]), batch.having(m)) for m in alone)
         loss = loss + how.joint * sum(each, torch.zeros_like(loss))
     if how.triplet and len(alone) == len(MODALITIES):
         counts = (shown["ecg"] > 0)[:, None] & (shown["eda"] > 0)[None, :]
