@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import wearer_at_rest
+from aiohttp.test_utils import TestClient, TestServer
 from tiny_bundle import tiny_bundle
 from virtual_time import run_virtual
 from wearer_at_rest import profile
@@ -41,6 +42,7 @@ from device.profile import Profile, read_profile, write_profile
 from device.recording import RecordingReader
 from device.resting import BaselineRequest, Outcome, Resting
 from device.session import open_session
+from device.web.app import KEY_HEADER, make_app
 from firmware_bridge.daemon_client import DaemonError, ask, status
 from firmware_bridge.registry import Sensor
 
@@ -184,6 +186,26 @@ def test_a_baseline_over_the_socket_is_kept_and_used_at_once(
     assert splits and 0 < splits[0] < len(said)
     for number in (*written.baseline.center.values(), "Ada"):
         assert str(number) not in caplog.text
+
+
+def test_a_rest_on_the_page_is_kept_and_used_likewise(config: Config) -> None:
+    """From the browser's side of HTTP to the profile on disk, with a daemon that streams."""
+    said: list[dict[str, Any]] = []
+
+    async def talk(source: AtRest) -> None:
+        me = {KEY_HEADER: "key"}
+        async with TestClient(TestServer(make_app(Path(config.control.socket), "key"))) as client:
+            response = await client.post("/api/rest", json={"minutes": 2.5, "person": "Ada"}, headers=me)
+            async for line in response.content:
+                said.append(json.loads(line))
+                source.asked.set()
+            now = await (await client.get("/api/status", headers=me)).json()
+            assert "calibrated for Ada" in now["lines"]
+
+    with_daemon(config, talk)
+    assert len(said) > 5 and said[-2]["states"] == {"ecg": "good", "eda": "good"}
+    assert said[-1]["outcome"][0] == "The resting baseline of Ada, from 2 min 30 s of rest:"
+    assert read_profile(place(config)).rest_s == 150.0
 
 
 def _replayed(config: Config, which: str, written: Profile) -> list[dict[str, Any]]:
