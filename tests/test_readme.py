@@ -77,3 +77,41 @@ def test_make_test_sets_up_and_runs_every_check() -> None:
     assert plan.returncode == 0
     assert "requirements.lock" in plan.stdout
     assert "scripts/check" in plan.stdout
+
+
+RESULT_COLUMNS = {
+    "Stress-Predict, cold start": ("stress-predict", "rest/task", "cold_start"),
+    "Stress-Predict, calibrated": ("stress-predict", "rest/task", "calibrated"),
+    "WESAD stress, cold start": ("wesad", "non-stress/stress", "cold_start"),
+    "WESAD stress, calibrated": ("wesad", "non-stress/stress", "calibrated"),
+    "WESAD 3-class, cold start": ("wesad", "3-class", "cold_start"),
+    "WESAD 3-class, calibrated": ("wesad", "3-class", "calibrated"),
+}
+RESULT_ROWS = {
+    "`acc`, ECG + EDA": ("acc", "both"),
+    "`acc`, ECG alone": ("acc", "ecg"),
+    "`acc`, EDA alone": ("acc", "eda"),
+    "the same without connections": ("feature-fusion", "both"),
+    "mean of two networks of one sensor": ("decision-fusion", "both"),
+    "boosted trees": ("classical-gb", "both"),
+    "random forest": ("classical-rf", "both"),
+    "LDA": ("classical-lda", "both"),
+    "which sensors there are, no signal": ("presence", "both"),
+    "always the commoner class": ("majority", "both"),
+}
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    records = json.loads((ROOT / "results" / "loso.json").read_text())
+    keys = ("dataset", "task", "mode", "system", "mask")
+    known = {tuple(r[k] for k in keys): r for r in records if r["runtime"] == "float"}
+    tables = re.findall(r"^\| balanced accuracy.*?(?=\n\n)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in tables[0].splitlines()]
+    checked = 0
+    for name, *cells in rows[2:]:
+        for column, cell in zip(rows[0][1:], cells, strict=True):
+            record = known[*RESULT_COLUMNS[column], *RESULT_ROWS[name]]
+            low, high = record["ci95"]
+            assert cell == f"{record['balanced_accuracy']:.2f} ({low:.2f}-{high:.2f})", (name, column)
+            checked += 1
+    assert checked == len(RESULT_ROWS) * len(RESULT_COLUMNS)
