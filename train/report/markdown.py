@@ -39,7 +39,8 @@ everybody's windows together. *scored* is the share of labelled windows that cou
 not corrected for the number of rows. The *majority class* is the one commonest among everybody else. *Which sensors
 there are* looks at no signal either: where it beats the majority class, the absence of a sensor tells something, and
 *complete*, the balanced accuracy of the windows that have both sensors, is the figure to trust. *Calibrated* may
-use a resting baseline of the person, recorded before and not scored; *cold start* nothing of the person."""
+use a resting baseline of the person, recorded before and not scored; *cold start* nothing of the person. *int8* rows
+are of the first seed alone: the networks that were kept, run by the device's own code."""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
