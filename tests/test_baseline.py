@@ -247,7 +247,8 @@ def test_a_rest_out_of_a_recording(
     windows: list[Window],
 ) -> None:
     path = tmp_path / "ada.json"
-    args = ("baseline", "--recording", recording, "--person", "Ada", "--profile", path)
+    bundle = tiny_bundle(tmp_path / "cold.affect", SPEC).path
+    args = ("baseline", "--recording", recording, "--bundle", bundle, "--person", "Ada", "--profile", path)
     code, text, err = affectd(capsys, monkeypatch, *args, "--from", 30, "--to", 200, "--json")
     assert (code, err) == (0, "")
     *steps, last = [json.loads(line) for line in text.splitlines()]
@@ -322,7 +323,8 @@ def test_replay_uses_a_profile_that_fits(
 ) -> None:
     path = tmp_path / "ada.json"
     bundle = tiny_bundle(tmp_path / "calibrated.affect", default_spec(calibrated=True)).path
-    affectd(capsys, monkeypatch, "baseline", "--recording", recording, "--profile", path, "--json")
+    args = ("--recording", recording, "--bundle", bundle, "--profile", path)
+    assert affectd(capsys, monkeypatch, "baseline", *args, "--json")[0] == 0
     code, _, err = affectd(capsys, monkeypatch, "replay", recording, "--bundle", bundle, "--json")
     assert code == 2 and "needs the wearer's resting baseline, and there is none; record one" in err
     code, text, err = affectd(capsys, monkeypatch, "replay", recording, "--bundle", bundle, "--profile", path, "--json")

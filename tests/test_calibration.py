@@ -241,7 +241,10 @@ def test_a_tool_that_leaves_writes_nothing_and_the_next_one_is_served(config: Co
 
 def test_ctrl_c_writes_nothing(config: Config) -> None:
     async def talk(source: AtRest) -> None:
-        code = "from device.cli import main; main()"
+        interruptible = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # even in background
+        )
+        code = interruptible + "from device.cli import main; main()"
         args = ("baseline", "--socket", config.control.socket, "--json")
         tool = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *args, stdout=-1, stderr=-1)
         assert tool.stdout is not None
