@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from device.sources.base import Source
 from device.sources.ble import BleSource, ble_sources
 from device.status import Status
 from firmware_bridge.packet import StreamInfo
+from firmware_bridge.stop import stop_on_signals
 
 if TYPE_CHECKING:
     from device.pipeline.types import Chunk, Window
@@ -47,7 +47,7 @@ async def run(
 
     ``sources`` stands in for the configured sensors. Raises DeviceError where it cannot start or cannot record.
     """
-    stop = stop or _stop_on_signals()
+    stop = stop or stop_on_signals()
     async with _open_sources(config, sources) as sources:
         streams = {name: info for source in sources for name, info in source.streams.items()}
         models = Models(config.inference, streams.values())
@@ -297,14 +297,6 @@ async def _repeating(action: Callable[[], None], period_s: float) -> AsyncIterat
     finally:
         done.set()  # not cancelled: a thread cannot be, and it may still use the file
         await task
-
-
-def _stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM (systemd) and SIGINT (a terminal) set."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 def _report(session: Session) -> None:

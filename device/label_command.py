@@ -27,8 +27,7 @@ def number_kept(answer: LabelAnswer) -> int:
 
 def known(answer: LabelAnswer) -> list[str]:
     """The labels that the bundle has, line by line."""
-    lines = [f"bundle {answer.bundle} has {', '.join(answer.labels)}"]
-    return lines if answer.reason is None else [*lines, f"Labels are not used: {answer.reason}."]
+    return [f"bundle {answer.bundle} has {', '.join(answer.labels)}", *unused(answer)]
 
 
 def listed(answer: LabelAnswer) -> list[str]:
@@ -36,7 +35,12 @@ def listed(answer: LabelAnswer) -> list[str]:
     if not answer.kept:
         return ["No window is labelled."]
     lines = [f"bundle {kept.bundle}, {_state(kept, answer)}: {_counts(kept.examples)}" for kept in answer.kept]
-    return lines if answer.reason is None else [*lines, f"Labels are not used: {answer.reason}."]
+    return [*lines, *unused(answer)]
+
+
+def unused(answer: LabelAnswer) -> list[str]:
+    """Why labels have no part in predictions; nothing where they have."""
+    return [] if answer.reason is None else [f"Labels are not used: {answer.reason}."]
 
 
 def changed(answer: LabelAnswer) -> list[str]:

@@ -108,7 +108,8 @@ def fit(
     kept = AveragedModel(model, avg_fn=_running_mean(config.running_mean), use_buffers=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=batches * config.epochs + 1)
     weight = _class_weights(windows.label[train], model_config.n_outputs).to(on)
-    balance = _balance(windows.label[train], present[train], model_config.n_outputs)
+    shares = _balance(windows.label[train], present[train], model_config.n_outputs)
+    balance = {sensors: table.to(on) for sensors, table in shares.items()}
     loss_of = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction="none")
     history: list[dict[str, float]] = []
     rng = np.random.default_rng(seed)
@@ -172,9 +173,7 @@ def _wanted(
     def losses(logits: Tensor) -> Tensor:
         return share * loss_of(logits, labels[0]) + (1 - share) * loss_of(logits, labels[1])
 
-    weights = {
-        m: share * table.to(on)[labels[0]] + (1 - share) * table.to(on)[labels[1]] for m, table in balance.items()
-    }
+    weights = {m: share * table[labels[0]] + (1 - share) * table[labels[1]] for m, table in balance.items()}
     return class_loss(losses), *alike_by_label(labels[share < 0.5]), abs(2 * share - 1), weights
 
 

@@ -151,6 +151,5 @@ async def _label(request: web.Request) -> web.Response:
     answer: LabelAnswer = await label_at(request.app[_DAEMON], asked)
     used = next((kept.examples for kept in answer.kept if kept.network == answer.network), {})
     said = label_command.changed(answer)[:1] if answer.change else []  # the rest is what the buttons show
-    if answer.reason is not None:
-        said.append(f"Labels are not used: {answer.reason}.")
-    return web.json_response({"labels": {label: used.get(label, 0) for label in answer.labels}, "lines": said})
+    lines = [*said, *label_command.unused(answer)]
+    return web.json_response({"labels": {label: used.get(label, 0) for label in answer.labels}, "lines": lines})

@@ -5,14 +5,12 @@ It knows nothing of what is on the page.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from device.errors import WebError
+from firmware_bridge.stop import stop_on_signals
 
 LOOPBACK = "127.0.0.1"
 KEY_BYTES = 16
@@ -40,21 +38,8 @@ async def serve(daemon: Path, port: int, ready: Callable[[str], None]) -> None:
             await site.start()
         except OSError as error:
             raise WebError(f"port {port} of this machine: {error.strerror}", "give another --port") from error
-        with _stop_signals() as stopped:
-            ready(f"http://{LOOPBACK}:{runner.addresses[0][1]}/#{key}")
-            await stopped.wait()
+        stop = stop_on_signals()
+        ready(f"http://{LOOPBACK}:{runner.addresses[0][1]}/#{key}")
+        await stop.wait()
     finally:
         await runner.cleanup()
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """Set by SIGINT or SIGTERM."""
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        yield stopped
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from bumble.transport import open_transport
 from bumble.transport.common import Transport
 
+from firmware_bridge.stop import stop_on_signals
 from firmware_bridge.virtual.air import Air, AirController
 from firmware_bridge.virtual.board import ADVERTISE_MS, Say
 from firmware_bridge.virtual.control import ControlSocket
@@ -60,9 +60,7 @@ async def serve(texts: Sequence[str], transport: str, control: Path | None, seed
     """Until SIGTERM or SIGINT; raises SpecError, SignalError, ServeError."""
     specs = [parse(text, seed=seed) for text in texts]
     logging.basicConfig(level=logging.ERROR)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_on_signals()
     air = Air()
     async with AsyncExitStack() as stack:
         sensors = await stack.enter_async_context(sensors_on(air, specs, say))

@@ -69,14 +69,10 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def system_order(system: str) -> tuple[int, int, str]:
     """Sorting key: ours and its siblings, EmoBed and its rivals, other networks, classical models, the majority."""
-    for place, family in enumerate((SIBLINGS, CROSSMODAL)):
+    for place, family in ((0, SIBLINGS), (1, CROSSMODAL), (4, KNOW_NOTHING)):
         if system in family:
             return place, family.index(system), ""
-    return (
-        4 + KNOW_NOTHING.index(system) if system in KNOW_NOTHING else 3 if system.startswith(CLASSICAL) else 2,
-        0,
-        system,
-    )
+    return 3 if system.startswith(CLASSICAL) else 2, 0, system
 
 
 def groups(folds: Iterable[Fold]) -> dict[Group, list[Fold]]:
@@ -220,7 +216,8 @@ def _with_baselines(made: Sequence[Row]) -> list[Row]:
     for mask in MASKS:
         of_mask = [row for row in made if row.mask == mask]
         out += [*of_mask, *(_majority(row) for row in of_mask[:1])]
-        out += [_presence(row) for row in [r for r in of_mask if _patterns(r)][:1]]
+        known = next((row for row in of_mask if _patterns(row)), None)
+        out += [_presence(known)] if known else []
     return out
 
 
