@@ -20,7 +20,7 @@ from train.fit import MASKS, FitConfig, fit, predict, predicted
 from train.models.acc import AccConfig
 from train.models.emobed import EmoBed, EmoBedConfig
 from train.objective import Crossmodal
-from train.select import split
+from train.select import parts
 from train.windows import Windows
 
 SUBJECTS = ("P0", "P1", "P2", "P3", "P4", "P5")
@@ -85,7 +85,7 @@ def test_a_person_with_many_windows_counts_no_more_than_one_with_few() -> None:
 def test_only_the_given_subjects_have_a_part_and_judges_do_not_teach(windows: Windows, sure: Confidence) -> None:
     assert sure == confidence(spoiled(windows, "P6"), SUBJECTS, 0.5, FIT, SHAPE, HOW)
     assert sure.subjects == SUBJECTS
-    judges, others = split(SUBJECTS, 0.5, 0)
+    judges, others = parts(SUBJECTS, 0.5, 0)
     taught = fit(windows, others, FIT, SHAPE, 0, crossmodal=HOW).model.state_dict()
     for judge in judges:
         again = fit(spoiled(windows, judge), others, FIT, SHAPE, 0, crossmodal=HOW).model.state_dict()
@@ -94,14 +94,28 @@ def test_only_the_given_subjects_have_a_part_and_judges_do_not_teach(windows: Wi
 
 
 def test_the_stated_shares_hold_for_the_judges(windows: Windows, sure: Confidence) -> None:
-    """By windows: every judge has as many, but for the masks of the two who lack some."""
-    judges, others = split(SUBJECTS, 0.5, 0)
-    inner = fit(windows, others, FIT, SHAPE, 0, crossmodal=HOW).model
-    space = space_of(inner, windows, others)
-    index = np.flatnonzero(np.isin(windows.subject, judges) & windows.present.all(axis=1))
-    found = answers(inner, windows, index, MASKS["both"], sure, space)
-    assert found.is_sure.mean() >= sure.coverage - 0.05
-    assert found.is_familiar.mean() >= FAMILIAR - 0.05
+    """By windows: every person has as many, but for the masks of the two who lack some."""
+    both = parts(SUBJECTS, 0.5, 0)
+    is_sure, is_familiar = [], []
+    for judges, others in (both, both[::-1]):
+        inner = fit(windows, others, FIT, SHAPE, 0, crossmodal=HOW).model
+        index = np.flatnonzero(np.isin(windows.subject, judges) & windows.present.all(axis=1))
+        found = answers(inner, windows, index, MASKS["both"], sure, space_of(inner, windows, others))
+        is_sure.append(found.is_sure)
+        is_familiar.append(found.is_familiar)
+    assert np.concatenate(is_sure).mean() >= sure.coverage - 0.05
+    assert np.concatenate(is_familiar).mean() >= FAMILIAR - 0.05
+
+
+@given(st.integers(1, 12), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_everybody_is_judged_once_and_by_others(n: int, share: float, seed: int) -> None:
+    subjects = [f"P{k}" for k in range(n)]
+    dealt = parts(subjects, share, seed)
+    if n == 1:
+        assert dealt == [[]]
+    else:
+        assert sorted(s for part in dealt for s in part) == sorted(subjects)
+        assert len(dealt) >= 2 and all(dealt)
 
 
 def test_prototypes_are_the_classes_means_each_person_alike(windows: Windows, model: EmoBed) -> None:

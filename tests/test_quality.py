@@ -234,6 +234,8 @@ def test_skin_is_usable(level: float) -> None:
         (skin() + 15.0 * (np.arange(480) % 40 < 20), "motion"),
         (skin() + 20.0 * np.exp(-(np.arange(480) % 40) / 20.0), "motion"),
         (skin() * np.where(np.arange(480) % 32 < 16, 1.0, 0.3), "motion"),
+        (4.0 + 0.6 * np.sin(np.arange(480) * 2 * np.pi * 0.9 / EDA_SFREQ), "noise"),
+        (4.0 + 0.3 * np.random.default_rng(0).normal(size=480), "noise"),
     ],
 )
 def test_spoilt_eda_is_refused(x: np.ndarray, problem: str) -> None:

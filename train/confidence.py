@@ -1,7 +1,7 @@
 """How sure to be, and when not to answer: temperatures, thresholds, and where known windows lie in the space.
 
-Everything is fitted on training subjects: temperatures and thresholds on some of them, by a network that has not seen
-these, so that they hold for a new person; prototypes on all, by the network that is used. Knows nothing of folds.
+Everything is fitted on training subjects: temperatures and thresholds on each of them by a network that has not seen
+him, so that they hold for a new person; prototypes on all, by the network that is used. Knows nothing of folds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from device.space import Space
 from train.fit import MASKS, FitConfig, fit, predicted
 from train.models.acc import ACC, AccConfig
 from train.objective import Crossmodal
-from train.select import split
+from train.select import parts
 from train.systems import asked
 from train.windows import Windows
 
@@ -31,8 +31,9 @@ Ints = npt.NDArray[np.int64]
 
 COVERAGE = 0.8
 """Share of a new person's windows that are to be answered, of those that any sensor covers. A free choice."""
-FAMILIAR = 0.99
-"""Share of a new person's windows that are to count as familiar: one false alarm in a hundred. A free choice."""
+FAMILIAR = 0.97
+"""Share of a new person's windows that are to count as familiar: three false alarms in a hundred. A free choice: with
+one in a hundred, half of the windows of skin temperature taken as EDA were familiar (train/LOG.md)."""
 TEMPERATURES = (0.1, 10.0)
 """Searched between; beyond them probabilities are all alike or all certain."""
 NAMES = {
@@ -70,23 +71,37 @@ def confidence(
     seed: int = 0,
     coverage: float = COVERAGE,
 ) -> Confidence:
-    """Fit a network on one part of the subjects and see how sure it may be of the other, each person alike."""
-    judges, others = split(subjects, share, seed)
-    model = fit(windows, others, config, model_config, seed, crossmodal=crossmodal).model
-    space = space_of(model, windows, others)
+    """See how sure networks may be of people whom they have not seen, each person alike.
+
+    The subjects are dealt into as many parts as ``share`` goes into 1; each part judges a network fitted on the others.
+    """
+    judged = []
+    for judges in parts(subjects, share, seed):
+        others = [s for s in subjects if s not in judges]
+        model = fit(windows, others, config, model_config, seed, crossmodal=crossmodal).model
+        judged.append((judges, model, space_of(model, windows, others)))
     found: dict[str, dict[str, float]] = {"temperature": {}, "min_probability": {}, "max_distance": {}}
     for mask, shown in MASKS.items():
-        index = np.concatenate([np.empty(0, np.int64), *(asked(windows, subject, shown) for subject in judges)])
-        index = index[_complete(windows, shown)[index]]
-        logits, embedding = predicted(model, windows, index, shown)
-        weight, name = _each_alike(windows.subject[index]), NAMES[mask]
+        name = NAMES[mask]
+        tried = [_tried(windows, *each, shown, name) for each in judged]
+        index, logits, far = (np.concatenate(column) for column in zip(*tried, strict=True))
+        weight = _each_alike(windows.subject[index])
         t = temperature(logits, windows.label[index], weight)
-        far = space.distance(embedding, name)
         found["temperature"][name] = t
         sure = softmax(logits / t, axis=1).max(axis=1)
         found["min_probability"][name] = _quantile(sure, 1 - coverage, weight, of_none=1.0)  # know nothing, say nothing
         found["max_distance"][name] = _quantile(far, FAMILIAR, weight, of_none=0.0)
     return Confidence(**found, coverage=coverage, subjects=tuple(sorted(subjects)))
+
+
+def _tried(
+    windows: Windows, judges: Sequence[str], model: ACC, space: Space, shown: tuple[float, float], name: str
+) -> tuple[Ints, Floats, Floats]:
+    """Indices of the judges' windows that have what is shown, a network's logits of them and their distances."""
+    index = np.concatenate([np.empty(0, np.int64), *(asked(windows, subject, shown) for subject in judges)])
+    index = index[_complete(windows, shown)[index]]
+    logits, embedding = predicted(model, windows, index, shown)
+    return index, logits, space.distance(embedding, name)
 
 
 @dataclass(frozen=True, eq=False)

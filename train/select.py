@@ -121,6 +121,14 @@ def split(subjects: Sequence[str], share: float, seed: int) -> tuple[list[str], 
     return order[:n], order[n:]
 
 
+def parts(subjects: Sequence[str], share: float, seed: int) -> list[list[str]]:
+    """Subjects dealt into as many parts as ``share`` goes into 1, two at least and none empty; of one person nobody can
+    be judged by another: one part with nobody."""
+    order = np.random.default_rng(seed).permutation(sorted(set(subjects))).tolist()
+    n = min(max(2, round(1 / share)), len(order))
+    return [order[k::n] for k in range(n)] if n > 1 else [[]]
+
+
 def _scores(
     windows: Windows,
     judges: Sequence[str],

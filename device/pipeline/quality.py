@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import detrend
 
 from device.pipeline.types import Bools, Floats, Quality
 
@@ -71,6 +72,13 @@ SPREAD_S = 5.0
 """Samples this near to one that breaks a rule are not used either (Kleckner et al. 2018)."""
 FLAT_US = 0.001
 """Range of a whole window without life: one step of an Empatica E4 (900 pS) and less."""
+ROUGH: Ramp = (0.8, 0.5)
+"""What a mean over ``SMOOTH_S`` takes away, over all that is not a straight line: at most 0.62 in the 14,273 reference
+windows of two bands, 0.5-1 for pulse or movement taken as EDA."""
+SMOOTH_S = 2.0
+"""A response rises for 1-3 s (Boucsein 2012, Electrodermal Activity): a mean over this leaves most of it."""
+QUIET_US = 0.05
+"""Added to what roughness is measured by: a quiet skin is nothing but the last digit's steps."""
 PROBLEM_SHARE = 0.1
 """A rule broken for this share of the window is named as a problem."""
 
@@ -204,7 +212,8 @@ def eda_quality(data: Floats, sfreq: float) -> Quality:
     Returns
     -------
     Quality
-        ``sqi`` is the share of samples that break no rule and are not near one that does; 0 for a flat window.
+        ``sqi`` is the share of samples that break no rule and are not near one that does, or the score of how smooth
+        these are where that is less; 0 for a flat window.
     """
     clean = data.sum(axis=1)
     if np.ptp(clean) < FLAT_US:
@@ -219,7 +228,16 @@ def eda_quality(data: Floats, sfreq: float) -> Quality:
     spread = [(name, _widened(rule, reach)) for name, rule in broken]
     problems = tuple(name for name, rule in spread if rule.mean() >= PROBLEM_SHARE)
     bad = np.logical_or.reduce([rule for _, rule in spread])
-    return Quality(float(1.0 - bad.mean()), problems)
+    smooth = 1.0 if bad.all() else _score(_roughness(clean, sfreq, ~bad), ROUGH)
+    return Quality(min(float(1.0 - bad.mean()), smooth), (*problems, *(("noise",) if smooth < 0.5 else ())))
+
+
+def _roughness(clean: Floats, sfreq: float, used: Bools) -> float:
+    """RMS of the quick part of the signal, (n_times,), over that of all but its line; of the used samples."""
+    side = round(SMOOTH_S * sfreq / 2)
+    mean = np.convolve(np.pad(clean, side, mode="edge"), np.full(2 * side + 1, 1.0 / (2 * side + 1)), mode="valid")
+    quick, moving = (float(np.std(x[used])) for x in (clean - mean, detrend(clean)))
+    return quick / (moving + QUIET_US)
 
 
 def _too_fast(clean: Floats, sfreq: float) -> Bools:
