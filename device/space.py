@@ -41,10 +41,11 @@ def distances(embedding: npt.ArrayLike, prototypes: npt.ArrayLike, spread: npt.A
     return np.asarray(np.sqrt((((x - np.asarray(prototypes, float)) / np.asarray(spread, float)) ** 2).mean(axis=-1)))
 
 
-PRIOR_WINDOWS = 10.0
+PRIOR_WINDOWS = 5.0
 """So many labelled windows of the wearer weigh as much as everybody else's prototype. A free choice."""
-TRUST = 0.1
-"""Share of the likelihood that a moved prototype is believed: dimensions go together, and their sum says too much."""
+TRUST = 0.015
+"""Share of the likelihood that a moved prototype is believed: dimensions go together and their sum says too much, and
+the network knows most of it already. With 0.1 a few labels turned some people's answers over (train/LOG.md, run 5)."""
 
 
 class Shots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
