@@ -1,0 +1,202 @@
+"""What an encoder can be asked of ECG that nobody has labelled: to fill in what is hidden, to say what was done to it.
+
+A pretext has a head of its own, which is thrown away afterwards, draws its questions from a seeded generator, and turns
+encoder, head and a batch into a loss. Knows nothing of loops, of files or of emotion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.models.ecg_transformer import TOKEN_TIMES, EcgTransformer, TransformerConfig, summary
+
+Floats = npt.NDArray[np.float32]
+Rng = np.random.Generator
+ECG = 0
+"""The channel that is asked about; the other is the heart rate, which the device derives of it."""
+LEAST_SPREAD = 1e-3
+"""Of a window whose ECG hardly moves, in model units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A batch as the encoder sees it, and what is to be found."""
+
+    ecg: Tensor
+    """(N, 2, 1, n_times)."""
+    answer: Tensor
+    """What the head is to say; its shape is the pretext's."""
+    hidden: Tensor
+    """(N, n_times) 1 where the encoder sees nothing; all 0 where a pretext hides nothing."""
+
+
+class Pretext(Protocol):
+    """A task that makes its own labels."""
+
+    def head(self, config: TransformerConfig) -> nn.Module:
+        """A fresh head for what the encoder gives."""
+        ...
+
+    def ask(self, ecg: Floats, rng: Rng) -> Question:
+        """A question about windows (n, 2, n_times) of scaled model input, which stay as they are."""
+        ...
+
+    def loss(self, encoder: EcgTransformer, head: nn.Module, question: Question) -> Tensor:
+        """One number; less is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskedSignal:
+    """Fill in hidden spans of the signal, judged on them alone (after BERT, Devlin et al. 2019, arXiv 1810.04805, as
+    Vazquez-Rodriguez et al. 2022, arXiv 2204.05103, do it on ECG).
+
+    Both channels are hidden: a heart rate steps at every beat. Share and spans are free choices.
+    """
+
+    share: float = 0.4
+    """Of every window, hidden, about: spans may overlap."""
+    shortest_s: float = 0.3
+    """A QRS and its neighbourhood: less can be drawn through by ruler."""
+    longest_s: float = 3.0
+    """Two to four beats, which only rhythm and shape of the others can tell."""
+    sfreq: float = 128.0
+    """Of the windows, Hz."""
+
+    def head(self, config: TransformerConfig) -> nn.Module:
+        """Every token's samples."""
+        return nn.Conv2d(config.width, TOKEN_TIMES, (1, 1))
+
+    def ask(self, ecg: Floats, rng: Rng) -> Question:
+        """``answer`` is the ECG (N, n_times) in spreads of its window, so that no large lead outvotes the others."""
+        hidden = self.spans(len(ecg), ecg.shape[2], rng)
+        signal = ecg[:, ECG]
+        spread = np.maximum(signal.std(axis=1, keepdims=True), LEAST_SPREAD)
+        answer = (signal - signal.mean(axis=1, keepdims=True)) / spread
+        seen = ecg * ~hidden[:, None]
+        return Question(_nchw(seen), torch.from_numpy(answer), torch.from_numpy(hidden.astype(np.float32)))
+
+    def spans(self, n: int, n_times: int, rng: Rng) -> npt.NDArray[np.bool_]:
+        """(n, n_times) what is hidden: in every window spans of random length at random places until it is enough."""
+        hidden = np.zeros((n, n_times), np.bool_)
+        for row in hidden:
+            while row.mean() < self.share:
+                length = max(1, int(rng.uniform(self.shortest_s, self.longest_s) * self.sfreq))
+                start = int(rng.integers(1 - length, n_times))
+                row[max(0, start) : start + length] = True
+        return hidden
+
+    def filled(self, encoder: EcgTransformer, head: nn.Module, ecg: Tensor) -> Tensor:
+        """(N, n_times) the head's idea of the whole ECG, in spreads of its window."""
+        patches: Tensor = head(encoder.encoded(ecg)[:, :, :, 1:])
+        return patches[:, :, 0].transpose(1, 2).flatten(1)
+
+    def loss(self, encoder: EcgTransformer, head: nn.Module, question: Question) -> Tensor:
+        """Mean squared error over hidden samples: 1 for who says nothing, 0 for who knows."""
+        error = (self.filled(encoder, head, question.ecg) - question.answer) ** 2
+        return (error * question.hidden).sum() / question.hidden.sum().clamp(min=1.0)
+
+
+@dataclass(frozen=True)
+class TransformRecognition:
+    """Say which of six things was done to the signal, or none (Sarkar & Etemad 2020, arXiv 2002.03898).
+
+    Each transform is a yes or no of its own, as there. Sizes are free choices near the paper's.
+    """
+
+    noise: float = 0.5
+    """Spread of added noise, in spreads of the window."""
+    gain: float = 2.0
+    """Scaling, up or down."""
+    pieces: int = 9
+    """That a window is cut into before they are put in another order."""
+    warp: float = 1.25
+    """How much faster one half of the pieces goes, and how much slower the other."""
+
+    def head(self, config: TransformerConfig) -> nn.Module:
+        """One logit for each transform and for none."""
+        return nn.Linear(2 * config.width, 1 + len(TRANSFORMS))
+
+    def ask(self, ecg: Floats, rng: Rng) -> Question:
+        """``answer`` is (N, 7): 1 for what was done, first the column of nothing; all are as frequent."""
+        done = rng.permutation(np.arange(len(ecg)) % (1 + len(TRANSFORMS)))
+        makes: list[Callable[[Floats, TransformRecognition, Rng], Floats]] = [_as_it_is, *TRANSFORMS.values()]
+        changed = np.stack([makes[k](window, self, rng) for k, window in zip(done, ecg, strict=True)])
+        answer = np.eye(1 + len(TRANSFORMS), dtype=np.float32)[done]
+        return Question(_nchw(changed), torch.from_numpy(answer), torch.zeros(len(ecg), ecg.shape[2]))
+
+    def loss(self, encoder: EcgTransformer, head: nn.Module, question: Question) -> Tensor:
+        """Binary cross-entropy, mean over the seven questions."""
+        logits = head(summary(encoder.encoded(question.ecg)))
+        return functional.binary_cross_entropy_with_logits(logits, question.answer)
+
+
+def _as_it_is(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    return window
+
+
+def _noisy(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    """The ECG with white noise; the heart rate was made before."""
+    out = window.copy()
+    out[ECG] += rng.normal(0.0, how.noise * window[ECG].std(), window.shape[1]).astype(np.float32)
+    return out
+
+
+def _scaled(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    out = window.copy()
+    out[ECG] *= np.float32(how.gain if rng.random() < 0.5 else 1.0 / how.gain)
+    return out
+
+
+def _negated(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    out = window.copy()
+    out[ECG] *= -1.0
+    return out
+
+
+def _reversed(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    return np.ascontiguousarray(window[:, ::-1])
+
+
+def _permuted(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    """Pieces of the same length in an order that is not theirs."""
+    edges = np.linspace(0, window.shape[1], how.pieces + 1).astype(int)
+    order = rng.permutation(how.pieces)
+    while (order == np.arange(how.pieces)).all():
+        order = rng.permutation(how.pieces)
+    return np.concatenate([window[:, edges[k] : edges[k + 1]] for k in order], axis=1)
+
+
+def _warped(window: Floats, how: TransformRecognition, rng: Rng) -> Floats:
+    """Pieces by turns faster and slower; begin, end and length stay."""
+    speed = np.where((np.arange(how.pieces) + rng.integers(2)) % 2, how.warp, 1.0 / how.warp)
+    at = np.concatenate([[0.0], np.cumsum(speed)])
+    n = window.shape[1]
+    read = np.interp(np.arange(n), np.linspace(0, n - 1, how.pieces + 1), at / at[-1] * (n - 1))
+    return np.stack([np.interp(read, np.arange(n), channel) for channel in window]).astype(np.float32)
+
+
+TRANSFORMS: Mapping[str, Callable[[Floats, TransformRecognition, Rng], Floats]] = {
+    "noise": _noisy,
+    "scaling": _scaled,
+    "negation": _negated,
+    "time reversal": _reversed,
+    "permutation": _permuted,
+    "time warping": _warped,
+}
+"""What can be done to a window (2, n_times), by the paper's names."""
+PRETEXTS: Mapping[str, Callable[[], Pretext]] = {"masked": MaskedSignal, "transforms": TransformRecognition}
+"""By the names that configurations use."""
+
+
+def _nchw(windows: Floats) -> Tensor:
+    """(n, 2, n_times) to the network's (n, 2, 1, n_times)."""
+    return torch.from_numpy(np.ascontiguousarray(windows, dtype=np.float32))[:, :, None]
