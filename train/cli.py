@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 import click
 
 from device.pipeline.errors import PipelineError
+from train.corpus_command import corpus
 from train.data.command import data
 from train.distil_command import distil, save_windows
 from train.errors import DataError, TrainError
+from train.pretrain_command import pretrain
 from train.report.command import report
 
 BAD_INPUT = 2
@@ -82,7 +84,13 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(seed) for seed in text.split(","))
 
 
-def _refuse_no_processor(name: str) -> None:
+def provenance(command: str) -> dict[str, Any]:
+    """What every result says of how it was made."""
+    return {"commit": _commit(), "command": command, "versions": _versions()}
+
+
+def refuse_no_processor(name: str) -> None:
+    """Raise click.BadParameter where torch has no such processor."""
     import torch
 
     try:
@@ -110,8 +118,10 @@ def command() -> None:
     """Train and evaluate affectd's networks."""
 
 
+command.add_command(corpus)
 command.add_command(data)
 command.add_command(distil)
+command.add_command(pretrain)
 command.add_command(report)
 
 
@@ -205,7 +215,7 @@ def loso(
     config = read_config(path)
     if seeds:
         config = msgspec.structs.replace(config, seeds=_seeds(seeds))
-    _refuse_no_processor(on)
+    refuse_no_processor(on)
     with joined() as world:
         if world.rank == 0:
             people, hashes = _people(data_root(root, config.dataset), config, out, workers, say)
@@ -214,12 +224,7 @@ def loso(
             people, hashes = _people(data_root(root, config.dataset), config, out, workers, say)
         limit = float("inf") if minutes is None else minutes
         options = Options(workers, on, parallel, limit, tensorboard)
-        about = {
-            "commit": _commit(),
-            "command": f"affectd-train loso --config {path}",
-            "versions": _versions(),
-            "data": hashes,
-        }
+        about = {**provenance(f"affectd-train loso --config {path}"), "data": hashes}
         complete = run(people, config, out, options=options, world=world, provenance=about, say=say)
     print(f"{config.task}: folds are in {out / 'folds'}" + ("" if complete else "; some are left: run again"))
     if not complete:

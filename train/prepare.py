@@ -342,7 +342,12 @@ def data_hash(root: Path, subject: str, everyone: Sequence[str]) -> str:
 
 
 def _key(root: Path, subject: str, everyone: Sequence[str], spec: SignalSpec) -> str:
-    """Hash of everything the windows depend on: code, spec, and the subject's files.
+    """Hash of everything the windows depend on: code, spec, and the subject's files."""
+    return hashlib.sha256((code_hash(spec) + data_hash(root, subject, everyone)).encode()).hexdigest()[:16]
+
+
+def code_hash(spec: SignalSpec) -> str:
+    """Hash of the code that makes windows and of what of the spec shapes them.
 
     How channels are scaled and clipped comes after the windows, so that both modes share them.
     """
@@ -355,5 +360,4 @@ def _key(root: Path, subject: str, everyone: Sequence[str], spec: SignalSpec) ->
         if source.name not in NOT_SHAPING:
             digest.update(source.read_bytes())
     digest.update(Path(__file__).read_bytes())
-    digest.update(data_hash(root, subject, everyone).encode())
     return digest.hexdigest()[:16]

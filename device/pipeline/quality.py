@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import detrend
 
 from device.pipeline.types import Bools, Floats, Quality
 
@@ -236,8 +235,14 @@ def _roughness(clean: Floats, sfreq: float, used: Bools) -> float:
     """RMS of the quick part of the signal, (n_times,), over that of all but its line; of the used samples."""
     side = round(SMOOTH_S * sfreq / 2)
     mean = np.convolve(np.pad(clean, side, mode="edge"), np.full(2 * side + 1, 1.0 / (2 * side + 1)), mode="valid")
-    quick, moving = (float(np.std(x[used])) for x in (clean - mean, detrend(clean)))
+    quick, moving = (float(np.std(x[used])) for x in (clean - mean, clean - _line(clean)))
     return quick / (moving + QUIET_US)
+
+
+def _line(x: Floats) -> Floats:
+    """The straight line nearest to the signal, (n_times,)."""
+    at = np.arange(len(x)) - 0.5 * (len(x) - 1)
+    return np.asarray(x.mean() + at * (at @ x / (at @ at)))
 
 
 def _too_fast(clean: Floats, sfreq: float) -> Bools:

@@ -131,7 +131,7 @@ def _read(dataset: DataSet, root: Path, subject: str, look: Look) -> SubjectChec
     except (TrainError, OSError) as error:
         return SubjectCheck(subject, problem=" ".join(str(error).split()))
     except Exception as error:  # a reader's own defect must not hide what the others hold
-        return SubjectCheck(subject, problem=_defect(error))
+        return SubjectCheck(subject, problem=defect(error))
     look(subject, recordings)
     return check_subject(subject, recordings)
 
@@ -153,7 +153,8 @@ def check_subject(subject: str, recordings: Sequence[Recording]) -> SubjectCheck
     return SubjectCheck(subject, checks, tuple(warnings) if recordings else ("holds no recording",))
 
 
-def _defect(error: Exception) -> str:
+def defect(error: Exception) -> str:
+    """A reader's own failure in one line, with its place."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(at.filename).name}:{at.lineno}"
     return f"the reader itself failed: {type(error).__name__} in {where}: {' '.join(str(error).split())}; report this"

@@ -154,7 +154,7 @@ def _print(result: DataCheck, drawn: dict[str, Path]) -> None:
 
 def _signal_table(read: Sequence[SubjectCheck]) -> Table:
     """A row for each signal of each subject, over its sessions."""
-    table = _table(("subject", "signal", "Hz", "length", "missing", "lowest", "highest", "unit"), "  >>>>> ")
+    table = plain_table(("subject", "signal", "Hz", "length", "missing", "lowest", "highest", "unit"), "  >>>>> ")
     for subject in read:
         kinds: dict[tuple[str, float, str], list[SignalCheck]] = {}
         for signal in (signal for recording in subject.recordings for signal in recording.signals):
@@ -184,7 +184,7 @@ def _range(signals: Sequence[SignalCheck]) -> tuple[str, str]:
 
 def _label_table(read: Sequence[SubjectCheck]) -> Table:
     """A row for each subject: how long each label lasts in all, and the range of its ratings."""
-    table = _table(("subject", "sessions", "labels, total time"), " > ")
+    table = plain_table(("subject", "sessions", "labels, total time"), " > ")
     for subject in read:
         described: dict[str, list[LabelCheck]] = {}
         for label in (label for recording in subject.recordings for label in recording.labels):
@@ -211,7 +211,8 @@ def _ratings(described: dict[str, list[LabelCheck]]) -> Iterator[str]:
         yield f"rated {name} {min(values):g} to {max(values):g}"
 
 
-def _table(heads: Sequence[str], align: str) -> Table:
+def plain_table(heads: Sequence[str], align: str) -> Table:
+    """An empty table; ``align`` has ``>`` for each column that is to stand at the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head, side in zip(heads, align, strict=True):
         table.add_column(head, justify="right" if side == ">" else "left", no_wrap=head == "subject", overflow="fold")
