@@ -249,4 +249,6 @@ def test_the_command_goes_on_where_it_stopped_and_says_what_came_of_it(made: Cor
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_the_recipes_are_configurations(name: str) -> None:
-    assert read_config(Path(__file__).parent.parent / "train" / "runs" / "pretrain" / f"{name}.toml").pretext == "masked"
+    assert (
+        read_config(Path(__file__).parent.parent / "train" / "runs" / "pretrain" / f"{name}.toml").pretext == "masked"
+    )
