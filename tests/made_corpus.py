@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 import torch
 
-from train.corpus import FORMAT, Corpus, Lead, Plan, Record, Source, Writer, corpus_spec
+from train.corpus import FORMAT, Corpus, Lead, Plan, Record, Source
+from train.corpus_build import Writer
+from train.corpus_leads import corpus_spec
 from train.pretrain import PretrainConfig, Randomisation, pretrain
 from train.world import joined
 

@@ -32,31 +32,11 @@ from tests_support import reference_data
 
 from device.pipeline.pipeline import Pipeline
 from device.pipeline.types import Chunk, Clock
-from train.corpus import (
-    FORMAT,
-    INDEX,
-    LARGEST_MV,
-    PARTIAL,
-    STORED,
-    Corpus,
-    Job,
-    Lead,
-    Place,
-    Plan,
-    Record,
-    Source,
-    Writer,
-    _in_order,
-    build,
-    corpus_spec,
-    drawn,
-    lead_of,
-    make,
-    person_of,
-    planned,
-)
+from train.corpus import FORMAT, INDEX, PARTIAL, STORED, Corpus, Lead, Place, Plan, Record, Source, drawn
+from train.corpus_build import Writer, _in_order, build, planned
 from train.corpus_command import corpus as command
 from train.corpus_command import tallies
+from train.corpus_leads import LARGEST_MV, Job, corpus_spec, lead_of, make, person_of
 from train.data import datasets, wfdb_records
 from train.data.types import Recording, Signal
 from train.errors import DataError
@@ -71,7 +51,8 @@ SMALL = {"spec": SHORT, "shard_windows": 3}
 ELSEWHERE = """
 import msgspec, os, signal
 from pathlib import Path
-from train.corpus import build, corpus_spec
+from train.corpus_build import build
+from train.corpus_leads import corpus_spec
 
 def say(line):
     if "(2 of 5)" in line:

@@ -37,7 +37,7 @@ def corpus(paths: tuple[Path, ...], out: Path, dataset: str | None, strict: bool
     has changed.
     """
     from train.cli import Progress
-    from train.corpus import build
+    from train.corpus_build import build
 
     made = build(paths, out, dataset=dataset, strict=strict, workers=workers, say=Progress())
     found = tallies(made.index)
