@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -22,6 +22,7 @@ from train.objective import Crossmodal
 from train.tasks import Task, task_of
 from train.windows import shortened
 
+Kind = TypeVar("Kind", bound=msgspec.Struct)
 Mode = Literal["cold_start", "calibrated"]
 System = Literal[
     "acc", "unattended", "feature-fusion", "decision-fusion", "ecg-only", "eda-only",
@@ -135,8 +136,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_config(path: Path) -> Config:
     """Read and check a configuration; raises ConfigError naming the key, or TaskError."""
+    config = read_as(path, Config)
+    _check(path, config)
+    return config
+
+
+def read_as(path: Path, kind: type[Kind]) -> Kind:
+    """A TOML file as a struct; raises ConfigError naming the key that is wrong."""
     try:
-        config = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Config)
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
     except OSError as error:
         raise ConfigError(str(path), "file", error.strerror or "cannot be read", REMEDY) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -144,8 +152,6 @@ def read_config(path: Path) -> Config:
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
         raise ConfigError(str(path), place.strip(".`") or "top level", reason, REMEDY) from error
-    _check(path, config)
-    return config
 
 
 def _check(path: Path, config: Config) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from device.pipeline.model_input import model_input
 from device.pipeline.spec import SignalSpec
 from train.augment import Augmentation, augmented
+from train.config import REMEDY, read_as
 from train.corpus import Corpus, drawn
 from train.errors import CheckpointError, ConfigError, DataError
 from train.models.ecg_transformer import EcgTransformer, TransformerConfig
@@ -37,7 +37,6 @@ STATE, ENCODER, HISTORY = "state.pt", "encoder.pt", "history.jsonl"
 """In the output folder: what it goes on from, what fine-tuning begins with, a line for each look at held-out people."""
 EDA_RATE = 4.0
 """Hz; the augmentation wants EDA, of which there is none."""
-REMEDY = "see train/runs for examples"
 _POSITIVE = msgspec.Meta(gt=0)
 _SHARE = msgspec.Meta(gt=0, lt=1)
 
@@ -63,7 +62,7 @@ class Randomisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The part that fine-tuning has as well."""
         return Augmentation(
             rate_error=self.rate_error, inversion=self.inversion, wander=self.wander, ecg_loss=self.ecg_loss,
-            tonic_shift=0.0, phasic_gain=0.0, context_loss=0.0, modality_dropout=0.0,
+            hr_shift=0.0, tonic_shift=0.0, phasic_gain=0.0, context_loss=0.0, modality_dropout=0.0,
         )  # fmt: skip
 
 
@@ -112,16 +111,9 @@ class Pretrained:
 
 def read_config(path: Path) -> PretrainConfig:
     """Read and check a configuration; raises ConfigError naming the key."""
+    config = read_as(path, PretrainConfig)
     try:
-        config = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), PretrainConfig)
         TransformerConfig(**config.model)
-    except OSError as error:
-        raise ConfigError(str(path), "file", error.strerror or "cannot be read", REMEDY) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), "TOML", str(error), REMEDY) from error
-    except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$")
-        raise ConfigError(str(path), place.strip(".`") or "top level", reason, REMEDY) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(str(path), "model", str(error), REMEDY) from error
     return config
@@ -207,9 +199,7 @@ def randomised(windows: Floats, spec: SignalSpec, how: Randomisation, rng: np.ra
     n = len(windows)
     eda = np.zeros((n, 2, 2), np.float32)
     present = np.ones((n, 2), np.bool_)
-    out, _, _ = augmented(
-        windows, eda, present, replace(how.augmentation(), hr_shift=0.0), (spec.ecg.sfreq, EDA_RATE), rng
-    )
+    out, _, _ = augmented(windows, eda, present, how.augmentation(), (spec.ecg.sfreq, EDA_RATE), rng)
     gain = np.exp(how.gain * rng.standard_normal((n, 1)))
     noise = how.noise_mv * rng.random((n, 1)) * rng.standard_normal(out[:, 0].shape)
     out[:, 0] = gain * out[:, 0] + noise
