@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.pipeline.spec import CHANNELS, SignalSpec
-from train.errors import DataError
+from train.errors import DataError, one_line
 
 Halves = npt.NDArray[np.float16]
 Indices = npt.NDArray[np.int64]
@@ -339,8 +339,3 @@ def decoded(data: bytes, kind: type[Out], path: Path) -> Out:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise DataError(str(path), "file", f"is not what a corpus has there ({one_line(error)})", REMEDY) from None
-
-
-def one_line(error: Exception) -> str:
-    """What an error says."""
-    return " ".join(str(error).split())

@@ -17,11 +17,11 @@ from device.pipeline.errors import PipelineError
 from device.pipeline.spec import SignalSpec, default_spec
 from device.pipeline.types import Window
 from device.pipeline.window import SETTLE_S
-from train.corpus import STORED, Halves, Lead, Record, Source, one_line, shape_of
+from train.corpus import STORED, Halves, Lead, Record, Source, shape_of
 from train.data import datasets
 from train.data.check import ECG_SWING_MV, PIECE_S, defect, typical_swing
 from train.data.types import Recording, Signal
-from train.errors import TrainError
+from train.errors import TrainError, one_line
 from train.prepare import data_hash, windows_of
 
 LARGEST_MV = 32.0

@@ -15,6 +15,11 @@ from __future__ import annotations
 from device.pipeline.errors import PortableError
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, whatever lines it says it in."""
+    return " ".join(str(error).split())
+
+
 class TrainError(PortableError):
     """Root of every error this package raises on purpose."""
 

@@ -29,7 +29,7 @@ from train.data.errors import BeatsError
 from train.data.surrogate import with_surrogate_ecg
 from train.data.templates import default_templates
 from train.data.types import Annotation, Recording, Signal
-from train.errors import DataError, PrepareError
+from train.errors import DataError, PrepareError, one_line
 
 SLICE_S = 1.0
 """Signals enter the pipeline interleaved in slices this long, as notifications would."""
@@ -279,7 +279,7 @@ def _prepare_one(job: _Job) -> str:
             except (BeatsError, PrepareError) as error:  # too short, or hardly any pulse: others may be better
                 reasons.append(f"session {recording.session}: {error}")
     except (DataError, PipelineError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     if sessions:
         save_prepared(job.path, sessions)
     return " ".join("; ".join(reasons).split())

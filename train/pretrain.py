@@ -25,7 +25,7 @@ from device.pipeline.model_input import model_input
 from device.pipeline.spec import SignalSpec
 from train.augment import Augmentation, augmented
 from train.config import REMEDY, read_as
-from train.corpus import Corpus, drawn
+from train.corpus import Corpus
 from train.errors import CheckpointError, ConfigError, DataError
 from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.pretext import PRETEXTS, Pretext, Question
@@ -146,12 +146,12 @@ def pretrain(
     train, held = corpus.split(config.held_out, config.seed)
     judged = np.random.default_rng(config.seed).choice(held, min(config.judged, len(held)), replace=False)
     share = max(1, config.batch // world.size)
-    order = drawn(train, share, config.seed, rank=world.rank, world_size=world.size, start_step=step)
+    batches = corpus.batches(train, share, config.seed, rank=world.rank, world_size=world.size, start_step=step)
     last, losses = min(config.steps, stop_after or config.steps), []
     both.train()
     while step < last:
         rng = np.random.default_rng([config.seed, step, world.rank])
-        windows = randomised(corpus.windows(next(order)), corpus.spec, config.randomisation, rng)
+        windows = randomised(next(batches), corpus.spec, config.randomisation, rng)
         with torch.autocast(torch.device(on).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss = pretext.loss(encoder, head, _moved(pretext.ask(scaled(windows, corpus.spec), rng), on))
         optimizer.zero_grad()
@@ -163,9 +163,8 @@ def pretrain(
         step += 1
         if step % config.judge_every == 0 or step == config.steps:
             world.average_buffers(both)
-            row = {"step": float(step), "loss": float(np.mean(losses)), "held_out": judge(
-                pretext, encoder, head, corpus, judged, config, on
-            )}  # fmt: skip
+            held_out = judge(pretext, encoder, head, corpus, judged, config, on)
+            row = {"step": float(step), "loss": float(np.mean(losses)), "held_out": held_out}
             history, losses = (*history, row), []
             if world.rank == 0:
                 _save(out, config, corpus, both, optimizer, schedule, step, history)

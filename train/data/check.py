@@ -15,7 +15,7 @@ import numpy as np
 
 from train.data.datasets import DataSet, needs_surrogate_ecg
 from train.data.types import Annotation, Floats, Recording, Signal
-from train.errors import TrainError
+from train.errors import TrainError, one_line
 
 ECG_SWING_MV = (0.1, 20.0)
 """Usual rise and fall within PIECE_S. A chest lead gives 0.3 to 5 mV; uV read as mV give hundreds, V thousandths."""
@@ -129,7 +129,7 @@ def _read(dataset: DataSet, root: Path, subject: str, look: Look) -> SubjectChec
     try:
         recordings = dataset.load(root, subject)
     except (TrainError, OSError) as error:
-        return SubjectCheck(subject, problem=" ".join(str(error).split()))
+        return SubjectCheck(subject, problem=one_line(error))
     except Exception as error:  # a reader's own defect must not hide what the others hold
         return SubjectCheck(subject, problem=defect(error))
     look(subject, recordings)
@@ -157,7 +157,7 @@ def defect(error: Exception) -> str:
     """A reader's own failure in one line, with its place."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(at.filename).name}:{at.lineno}"
-    return f"the reader itself failed: {type(error).__name__} in {where}: {' '.join(str(error).split())}; report this"
+    return f"the reader itself failed: {type(error).__name__} in {where}: {one_line(error)}; report this"
 
 
 def _recording(recording: Recording) -> RecordingCheck:

@@ -19,6 +19,7 @@ from train.data._checks import inside
 from train.data._tables import below, natural
 from train.data.errors import DataError
 from train.data.types import Annotation, Recording, Signal
+from train.errors import one_line
 
 NAME = "edf"
 TITLE = "any EDF, EDF+ or BDF files with ECG or EDA"
@@ -81,7 +82,7 @@ def read_file(path: Path) -> tuple[dict[str, Signal], list[tuple[str, Annotation
 
 def _line(error: Exception) -> str:
     """An error as one short line."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error)[:120] or type(error).__name__
 
 
 def _paths(root: Path) -> Iterator[Path]:

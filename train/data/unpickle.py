@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from train.data.errors import DataError
+from train.errors import one_line
 
 MAX_BYTES = 4 << 30
 """A pickle of WESAD has 1 GB: more is none of a data set's."""
@@ -112,7 +113,7 @@ def _load(path: Path, file: IO[bytes], size: int) -> object:
     except _RefusedError as refused:
         raise DataError(str(path), "pickle", f"asks for {refused}, which is not admitted", MALICE) from None
     except _BROKEN as error:
-        detail = " ".join(str(error).split())[:80] or "its end comes too early"
+        detail = one_line(error)[:80] or "its end comes too early"
         raise DataError(str(path), f"byte {file.tell()} of {size}", f"is cut or broken ({detail})", REMEDY) from None
 
 

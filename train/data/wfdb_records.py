@@ -19,6 +19,7 @@ from train.data._checks import gap_notes
 from train.data._tables import below, natural
 from train.data.errors import DataError
 from train.data.types import Recording
+from train.errors import one_line
 
 NAME = "wfdb"
 TITLE = "any WFDB records (QT Database, MIT-BIH, ...), ECG for pre-training"
@@ -67,7 +68,7 @@ def _channels(path: Path) -> list[Channel]:
             for channel, unit, per, data in zip(record.sig_name, record.units, frames, columns, strict=True)
         ]
     except Exception as error:  # whatever the library's parser trips over in a foreign file
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = one_line(error)[:120] or type(error).__name__
         raise DataError(str(path), "record", f"cannot be read as WFDB ({reason})", REMEDY) from None
 
 

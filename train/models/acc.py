@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.models.blocks import Connection, ConvBlock
+from train.models.blocks import Connection, ConvBlock, classifier
 
 MODALITIES = ("ecg", "eda")
 DIRECTIONS = ("ecg->eda", "eda->ecg")
@@ -107,13 +107,7 @@ class ACC(nn.Module):
                     width = config.widths[stage]
                     self.connections[_key(stage, direction)] = Connection(width, width, attention=config.attention)
         parts = sum(1 if m == "ecg" else 2 for m in config.modalities)
-        self.head = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(parts * config.widths[-1], config.hidden),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, config.n_outputs),
-        )
+        self.head = classifier(parts * config.widths[-1], config.hidden, config.n_outputs, config.dropout)
 
     def features(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> Tensor:
         """Pooled features (N, parts * width): ECG's, then both of EDA's; those of absent modalities zero."""

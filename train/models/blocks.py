@@ -29,6 +29,13 @@ class ConvBlock(nn.Sequential):
         )
 
 
+def classifier(n_in: int, hidden: int, n_outputs: int, dropout: float) -> nn.Sequential:
+    """(N, n_in) to logits (N, n_outputs) through one hidden layer, with dropout before both."""
+    return nn.Sequential(
+        nn.Dropout(dropout), nn.Linear(n_in, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_outputs)
+    )
+
+
 class Connection(nn.Module):
     """One cross-modal connection: a message from the source's features to the target's, scaled by attention.
 

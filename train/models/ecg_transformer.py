@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.models.blocks import ConvBlock
+from train.models.blocks import ConvBlock, classifier
 
 N_CHANS = 2
 """Input channels: ecg and hr."""
@@ -170,13 +170,7 @@ class EcgTransformer(nn.Module):
         self.position = nn.Parameter(POSITION * positions(config.n_tokens, config.width))
         self.cls = nn.Parameter(POSITION * torch.randn(1, config.width, 1, 1))
         self.layers = nn.ModuleList(Layer(config.width, config.heads, config.feed) for _ in range(config.layers))
-        self.head = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(2 * config.width, config.hidden),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, config.n_outputs),
-        )
+        self.head = classifier(2 * config.width, config.hidden, config.n_outputs, config.dropout)
 
     def tokens(self, ecg: Tensor) -> Tensor:
         """(N, width, 1, 1 + n_tokens): CLS and the tokens in the order of time, before any knows of another."""

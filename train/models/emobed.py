@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from train.models.acc import ACC, MODALITIES, AccConfig
+from train.models.blocks import classifier
 
 PARTS = {"ecg": 1, "eda": 2}
 """Pooled parts of each branch: EDA's window, and its window with context."""
@@ -45,13 +46,7 @@ class EmoBed(ACC):
         self.projections = nn.ModuleDict(
             {m: nn.Linear(PARTS[m] * width, config.embedding) for m in MODALITIES if m in config.modalities}
         )
-        self.head = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(config.embedding, config.hidden),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, config.n_outputs),
-        )
+        self.head = classifier(config.embedding, config.hidden, config.n_outputs, config.dropout)
 
     def embeddings(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Each modality's place in the space, (N, embedding); that of an absent one means nothing."""
