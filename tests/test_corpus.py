@@ -540,6 +540,7 @@ def test_other_seeds_hold_out_others_and_one_person_cannot_be_split(tmp_path: Pa
         ("wfdb", "sele0104", "e0104"), ("wfdb", "202", "201"), ("wfdb", "select", "s/select"),
         ("wfdb", "patient001/s0010_re", "s/patient001"), ("wfdb", "p10/p10014354/81739927/81739927", "s/p10014354"),
         ("wfdb", "Person_01/rec_1", "s/Person_01"), ("edf", "100", "s/100"), ("plain", "anna", "s/anna"),
+        ("mitbih-tpcp", "100", "100"), ("neurokit", "good_4000", "s/good_4000"),
     ],
 )  # fmt: skip
 def test_who_a_record_is_of(dataset: str, subject: str, person: str) -> None:

@@ -140,7 +140,13 @@ def test_the_registry_loads_no_reader(module: str) -> None:
 @needs_reference
 @pytest.mark.parametrize(
     ("folder", "name", "subjects"),
-    [("wesad_e4", "wesad", 15), ("stress_predict", "stress-predict", 34), ("qtdb", "wfdb", None)],
+    [
+        ("wesad_e4", "wesad", 15),
+        ("stress_predict", "stress-predict", 34),
+        ("mitbih_tpcp", "mitbih-tpcp", 12),
+        ("neurokit", "neurokit", 7),
+        ("qtdb", "wfdb", None),
+    ],
 )
 def test_real_folders_are_recognised(folder: str, name: str, subjects: int | None) -> None:
     root = Path(str(REFERENCE), folder)

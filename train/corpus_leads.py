@@ -56,7 +56,7 @@ def corpus_spec() -> SignalSpec:
 
 def person_of(dataset: str, source: str, subject: str) -> str:
     """Whom a subject of a source is; for a record of QTDB the same as for that which it was cut from."""
-    if dataset == "wfdb":
+    if dataset in ("wfdb", "mitbih-tpcp"):
         *folders, name = subject.split("/")
         patient = next((folder for folder in reversed(folders) if _PATIENT.fullmatch(folder)), None)
         original = _ORIGINAL.fullmatch(name)

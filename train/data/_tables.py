@@ -59,17 +59,18 @@ def header(path: Path, lines: Sequence[str], delimiter: str, remedy: str) -> lis
     return names
 
 
-def numbers(path: Path, lines: Sequence[str], columns: int, delimiter: str, remedy: str) -> Floats:
-    """(n, columns) numbers below the header line; NaN for MISSING cells. DataError names the line."""
-    if len(lines) == 1:
-        raise DataError(str(path), "line 2", "ends before the first sample", remedy)
+def numbers(path: Path, lines: Sequence[str], columns: int, delimiter: str, remedy: str, *, first: int = 2) -> Floats:
+    """(n, columns) numbers from line ``first`` on; NaN for MISSING cells. DataError names the line."""
+    rows = lines[first - 1 :]
+    if not rows:
+        raise DataError(str(path), f"line {first}", "ends before the first sample", remedy)
     try:
-        data = np.loadtxt(lines[1:], delimiter=delimiter, comments=None, ndmin=2)
+        data = np.loadtxt(rows, delimiter=delimiter, comments=None, ndmin=2)
     except ValueError:
         data = np.empty((0, 0))
-    if data.shape != (len(lines) - 1, columns) or np.isinf(data).any():
-        rows = (row_numbers(path, at, line, columns, delimiter, remedy) for at, line in enumerate(lines[1:], 2))
-        data = np.array(list(rows), dtype=float)
+    if data.shape != (len(rows), columns) or np.isinf(data).any():
+        slowly = (row_numbers(path, at, line, columns, delimiter, remedy) for at, line in enumerate(rows, first))
+        data = np.array(list(slowly), dtype=float)
     return data
 
 

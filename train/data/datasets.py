@@ -52,6 +52,8 @@ _LAYOUTS = {
     "amigos": "Data_Preprocessed_P01.mat, ...",
     "recola": "RECOLA-Biosignals-recordings/P16.csv, ...",
     "dreamer": "DREAMER.mat",
+    "mitbih-tpcp": "100.npz, 100_all.csv, 100_pvc.csv, ...",
+    "neurokit": "bio_resting_8min_100hz.csv, ecg_1000hz.csv, ...",
     "plain": "SUBJECT/ecg.csv or ecg.edf, eda.csv, annotations.tsv, info.json",
     "e4": "SUBJECT/EDA.csv, BVP.csv, ...",
     "wfdb": "RECORD.hea and RECORD.dat",
@@ -60,7 +62,7 @@ _LAYOUTS = {
 """Name -> layout. The order of recognition: published sets first, then layouts that they may also fulfil in part."""
 _ANYBODYS = ("plain", "e4", "wfdb", "edf")
 """Layouts that are no single set's own: folders fulfil them by chance, or in part."""
-_MODULES = {"wfdb": "wfdb_records"}
+_MODULES = {"mitbih-tpcp": "mitbih_tpcp", "wfdb": "wfdb_records"}
 """Entries whose module in train.data has another name."""
 
 
