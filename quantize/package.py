@@ -71,6 +71,8 @@ class LosoRecord(msgspec.Struct, frozen=True):
     ci95: tuple[float, float]
     """Of the balanced accuracy, by bootstrap over subjects."""
     auroc: float | None = None
+    label_share: float = 1.0
+    """Of the training subjects, those whose labels it learned from."""
     task: str | None = None
     """What was told from what; a file may hold several tasks."""
     runtime: str = "float"
@@ -286,7 +288,9 @@ def read_results(path: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ResultsError(path, "", str(error), remedy) from error
     task = checkpoint.provenance.get("task")
-    mine = [r for r in records if r.mode == mode and r.runtime == "float" and r.task in (None, task)]
+    mine = [
+        r for r in records if r.mode == mode and (r.runtime, r.label_share) == ("float", 1.0) and r.task in (None, task)
+    ]
     chosen = [msgspec.to_builtins(record) for record in mine]
     system = str(checkpoint.provenance.get("teacher", checkpoint.model_name))
     if not any(record["system"] == system for record in chosen):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from device.pipeline.spec import SignalSpec
 from train.config import Config, Inner, TaskTable
+from train.encoder import save_encoder
+from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.prepare import Prepared
 from train.windows import Windows
 
@@ -36,6 +40,16 @@ def made_config(**changes: Any) -> Config:
         "model": TINY,
     }
     return Config(**given | changes)
+
+
+SMALL = TransformerConfig(stem=4, width=8, layers=1, heads=2, feed=8, hidden=4)
+
+
+def made_encoder(path: Path, seed: int = 99) -> Path:
+    """The file of an encoder that nothing has trained, other than any that a test begins with."""
+    torch.manual_seed(seed)
+    save_encoder(path, EcgTransformer(SMALL), {"windows": 7})
+    return path
 
 
 def made_person(subject: str, seed: int = 0, spec: SignalSpec | None = None) -> Prepared:

@@ -20,6 +20,7 @@ from made_people import (
     TABLE,
     N,
     made_config,
+    made_encoder,
     made_people,
     made_person,
     only_calm,
@@ -29,16 +30,16 @@ from made_people import (
 from sklearn.preprocessing import StandardScaler
 
 from train import evaluate
-from train.config import Inner, TaskTable
+from train.config import Inner, TaskTable, TransformerTable
 from train.errors import LeakError
 from train.evaluate import Fold, Material, assert_baseline_not_scored, assert_no_leak, folds, run_fold
 from train.prepare import MAX_BRIDGED, Prepared
 from train.select import Choice
-from train.systems import NETWORKS, classical_model, fused
+from train.systems import NETWORKS, PROBES, classical_model, fused
 from train.windows import Windows, network_windows
 
-SYSTEMS = (*NETWORKS, "decision-fusion", "classical-lda", "classical-rf", "classical-gb", "classical-lr")
-FAST = (*NETWORKS, "decision-fusion", "classical-lda", "classical-lr")
+SYSTEMS = (*NETWORKS, "decision-fusion", "classical-lda", "classical-rf", "classical-gb", "classical-lr", *PROBES)
+FAST = (*NETWORKS, "decision-fusion", "classical-lda", "classical-lr", *PROBES)
 SHORT, LONG = (60.0, 60.0), (60.0, 120.0)
 SUBJECTS = ("P0", "P1", "P2", "P3", "P4")
 CHOICE = Choice(*LONG, {}, SUBJECTS[1:])
@@ -56,8 +57,9 @@ def people() -> list[Prepared]:
 
 
 @pytest.fixture(scope="module")
-def materials() -> dict[str, Material]:
-    config = made_config(systems=SYSTEMS)
+def materials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Material]:
+    encoder = made_encoder(tmp_path_factory.mktemp("encoder") / "encoder.pt")
+    config = made_config(systems=SYSTEMS, transformer=TransformerTable(str(encoder)))
     return {mode: Material(people(), config, mode) for mode in evaluate.MODES}
 
 
@@ -98,10 +100,12 @@ def test_choosing_looks_at_training_subjects_only(cold: Material) -> None:
     """Whatever the test subject's windows hold, the choice and its scores are the same."""
     wider = {"stem": 4, "widths": [8, 8], "stages": [1], "hidden": 8, "dropout": 0.1}
     config = made_config(
-        inner=Inner((SHORT,), epochs=20), fit={"batch": 16, "lr": 2e-2, "mixup": 0.0, "running_mean": 0.0}, model=wider
+        inner=Inner((SHORT, LONG), epochs=20),
+        fit={"batch": 16, "lr": 2e-2, "mixup": 0.0, "running_mean": 0.0},
+        model=wider,
     )
     honest, other = (Material(cold.people, config, cold.mode) for _ in range(2))
-    other._windows = {SHORT: spoiled(honest.windows(SHORT), "P0")}
+    other._windows = {c: spoiled(honest.windows(c), "P0") for c in (SHORT, LONG)}
     assert other.choose(WORN) == honest.choose(WORN)
     his = Fold("P1", ("P0", "P2", "P3", "P4"))  # where P0 trains, it does change
     assert other.choose(his) != honest.choose(his)
@@ -231,6 +235,8 @@ def test_every_mask_scores_what_it_shows_and_says_how_many_there_are(materials: 
             if system.endswith("-only"):
                 own = system.split("-")[-2]
                 expected = {own: expected[own]}
+            elif system.startswith("transformer"):
+                expected = {"ecg": expected["ecg"]}
             assert counts(masks) == expected
             assert (fitted is not None) == (system in NETWORKS)
             for record in masks.values():

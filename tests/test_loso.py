@@ -194,7 +194,7 @@ def test_emobed_s_training_is_chosen_once_in_each_fold_and_said(people: list[Pre
     for person in ("P0", "P1", "P2"):
         chosen = json.loads(places.crossmodal("cold_start", person).read_text())
         assert person not in chosen["subjects"]
-        assert len(chosen["scores"]) == len(candidates) + 1  # and the one window
+        assert len(chosen["scores"]) == len(candidates)  # of one window there is nothing to choose
         for system, triplet in (("emobed", True), ("emobed-joint", True), ("acc", False)):
             for seed in asked.seeds:
                 said = json.loads(places.fold("cold_start", system, person, seed).read_text())["choice"]
@@ -216,32 +216,33 @@ def test_keys_follow_windows_mode_configuration_and_code(
     people: list[Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = config()
-    key = key_of(people, asked, "cold_start", False)
-    assert key == key_of(people, asked, "cold_start", False)
+    key = key_of(people, asked, "cold_start", "network")
+    assert key == key_of(people, asked, "cold_start", "network")
     changed = np.array(people[0].eda)
     changed[3, 7, 1] += 1e-3
     same = (("systems", ("eda-only",)), ("seeds", (7,)), ("modes", ("calibrated",)))
     for name, value in same:  # of which a fold's figures do not depend
-        assert key_of(people, msgspec.structs.replace(asked, **{name: value}), "cold_start", False) == key
+        assert key_of(people, msgspec.structs.replace(asked, **{name: value}), "cold_start", "network") == key
     keys = [
         key,
-        key_of(people, asked, "calibrated", False),
-        key_of(people[1:], asked, "cold_start", False),
-        key_of([replace(people[0], eda=changed), *people[1:]], asked, "cold_start", False),
+        key_of(people, asked, "calibrated", "network"),
+        key_of(people[1:], asked, "cold_start", "network"),
+        key_of([replace(people[0], eda=changed), *people[1:]], asked, "cold_start", "network"),
         key_of(
-            [replace(people[0], descriptions=people[0].descriptions[::-1]), *people[1:]], asked, "cold_start", False
+            [replace(people[0], descriptions=people[0].descriptions[::-1]), *people[1:]], asked, "cold_start", "network"
         ),
-        key_of([replace(people[0], subject="Q0"), *people[1:]], asked, "cold_start", False),
+        key_of([replace(people[0], subject="Q0"), *people[1:]], asked, "cold_start", "network"),
         *(
-            key_of(people, config(**{name: value}), "cold_start", False)
+            key_of(people, config(**{name: value}), "cold_start", "network")
             for name, value in (("fit", {"epochs": 3}), ("model", {}), ("inner", Inner()), ("labels", None))
         ),
-        key_of(people, asked, "cold_start", True),
+        key_of(people, asked, "cold_start", "classical"),
     ]
     monkeypatch.setattr(module, "SHAPING", module.SHAPING[1:])
-    keys.append(key_of(people, asked, "cold_start", False))
+    keys.append(key_of(people, asked, "cold_start", "network"))
     assert len(set(keys)) == len(keys)
-    assert all((module.HERE / name).is_file() for name in (*module.SHAPING, *module.SHAPING_CLASSICAL))
+    every = (*module.SHAPING, *(name for names in module.SHAPING_ALSO.values() for name in names))
+    assert all((module.HERE / name).is_file() for name in every)
 
 
 def test_a_changed_feature_makes_classical_folds_anew_and_no_other(
@@ -250,7 +251,8 @@ def test_a_changed_feature_makes_classical_folds_anew_and_no_other(
     asked = config(systems=("acc", "classical-lda"))
     run(people, tmp_path, asked)
     before = ages(tmp_path)
-    monkeypatch.setattr(module, "SHAPING_CLASSICAL", module.SHAPING_CLASSICAL[1:])
+    fewer = {"classical": module.SHAPING_ALSO["classical"][1:]}
+    monkeypatch.setattr(module, "SHAPING_ALSO", {**module.SHAPING_ALSO, **fewer})
     run(people, tmp_path, asked)
     changed = {name for name, age in ages(tmp_path).items() if age != before[name]}
     assert len(changed) == 3 and all("classical-lda" in name for name in changed)

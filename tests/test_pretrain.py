@@ -19,6 +19,7 @@ from torch import Tensor
 
 from train.cli import UNFINISHED, command
 from train.corpus import Corpus
+from train.encoder import load_encoder
 from train.errors import CheckpointError, ConfigError
 from train.models.ecg_transformer import TransformerConfig
 from train.pretext import MaskedSignal
@@ -28,7 +29,6 @@ from train.pretrain import (
     STATE,
     Randomisation,
     judge,
-    load_encoder,
     pretrain,
     randomised,
     rate,

@@ -19,8 +19,7 @@ from scipy.special import log_softmax, softmax
 from device.bundle import mask_name
 from device.pipeline.spec import MODALITIES
 from device.space import Space
-from train.fit import MASKS, FitConfig, fit, predicted
-from train.models.acc import ACC, AccConfig
+from train.fit import MASKS, FitConfig, Network, NetworkConfig, fit, predicted
 from train.objective import Crossmodal
 from train.select import parts
 from train.systems import asked
@@ -66,7 +65,7 @@ def confidence(
     subjects: Sequence[str],
     share: float,
     config: FitConfig,
-    model_config: AccConfig,
+    model_config: NetworkConfig,
     crossmodal: Crossmodal,
     seed: int = 0,
     coverage: float = COVERAGE,
@@ -95,7 +94,7 @@ def confidence(
 
 
 def _tried(
-    windows: Windows, judges: Sequence[str], model: ACC, space: Space, shown: tuple[float, float], name: str
+    windows: Windows, judges: Sequence[str], model: Network, space: Space, shown: tuple[float, float], name: str
 ) -> tuple[Ints, Floats, Floats]:
     """Indices of the judges' windows that have what is shown, a network's logits of them and their distances."""
     index = np.concatenate([np.empty(0, np.int64), *(asked(windows, subject, shown) for subject in judges)])
@@ -118,7 +117,7 @@ class Answers:
 
 
 def answers(
-    model: ACC, windows: Windows, index: Ints, mask: tuple[float, float], sure: Confidence, space: Space
+    model: Network, windows: Windows, index: Ints, mask: tuple[float, float], sure: Confidence, space: Space
 ) -> Answers:
     """Windows as the device would answer them, each by the mask of what it has of what is shown."""
     logits, embedding = predicted(model, windows, index, mask)
@@ -135,7 +134,7 @@ def answers(
 
 
 def space_of(
-    model: ACC, windows: Windows, subjects: Sequence[str], max_distance: Mapping[str, float] = NOWHERE
+    model: Network, windows: Windows, subjects: Sequence[str], max_distance: Mapping[str, float] = NOWHERE
 ) -> Space:
     """Prototypes and spread of the subjects' windows, each person alike; a class that nobody shows lies at zero."""
     prototypes, spread = {}, {}
@@ -153,7 +152,7 @@ def space_of(
     return Space(prototypes=prototypes, spread=spread, max_distance=dict(max_distance))
 
 
-def when_to_answer(model: ACC, windows: Windows, subjects: Sequence[str], sure: Confidence) -> dict[str, Any]:
+def when_to_answer(model: Network, windows: Windows, subjects: Sequence[str], sure: Confidence) -> dict[str, Any]:
     """What a checkpoint says of its network's answers, as a bundle's manifest is to have it."""
     return {
         "temperature": sure.temperature,

@@ -19,6 +19,7 @@ from train.errors import ConfigError, TaskError
 from train.fit import FitConfig
 from train.models.acc import ACC, AccConfig, example_inputs
 from train.objective import Crossmodal
+from train.systems import WITH_EMBEDDING, with_labels
 from train.tasks import Task, task_of
 from train.windows import shortened
 
@@ -29,14 +30,20 @@ System = Literal[
     "classical-lda", "classical-rf", "classical-gb", "classical-lr",
     "emobed", "emobed-joint", "emobed-triplet", "emobed-neither", "modality-dropout",
     "emobed-ecg-only", "emobed-eda-only",
+    "transformer-pretrained", "transformer-scratch", "transformer-probe", "transformer-probe-random",
 ]  # fmt: skip
 SOME = msgspec.Meta(min_length=1)
 REMEDY = "see train/runs for examples"
 NOT_GIVEN = {"n_outputs": "the task", "ecg_times": "the candidates", "eda_times": "the candidates"}
 """Keys of AccConfig that follow from other parts of the configuration."""
+DEFAULT_ENCODER = Path(__file__).with_name("weights") / "ecg-encoder.pt"
+"""Pre-trained by train/runs/pretrain/cpu.toml."""
 COUNTS = ("epochs", "epoch_windows", "batch", "stem", "widths", "hidden")
 """Keys whose values are 1 or more; all other numbers are 0 or more."""
-SHARES = ("label_smoothing", "running_mean", "dropout", "inversion", "ecg_loss", "context_loss", "modality_dropout")
+SHARES = (
+    "label_smoothing", "running_mean", "pretrained_lr", "dropout", "inversion", "ecg_loss", "context_loss",
+    "modality_dropout",
+)  # fmt: skip
 """Keys whose values are 1 or less."""
 
 
@@ -87,6 +94,18 @@ class EmoBedTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(Crossmodal(**candidate) for candidate in self.candidates)
 
 
+class TransformerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ECG Transformer's pre-trained encoder is, which also says how large the network is."""
+
+    encoder: str = ""
+    """Path of what affectd-train pretrain wrote; the one that comes with affectd where empty."""
+
+    @property
+    def path(self) -> Path:
+        """Of the encoder."""
+        return Path(self.encoder) if self.encoder else DEFAULT_ENCODER
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One evaluation: one task on one data set."""
 
@@ -102,10 +121,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The same for ratings."""
     inner: Inner = Inner()
     emobed: EmoBedTable = EmoBedTable()
+    transformer: TransformerTable = TransformerTable()
+    label_shares: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...], SOME] = (1.0,)
+    """Shares of the training subjects that systems learn from, the others' labels unseen; each is a run of its own."""
     fit: dict[str, Any] = {}
     """Keys of train.fit.FitConfig; ``augmentation`` is a table of train.augment.Augmentation."""
     model: dict[str, Any] = {}
     """Keys of train.models.acc.AccConfig, for all networks."""
+
+    def runs(self) -> list[str]:
+        """Names of the systems, each with each share of the labels."""
+        return [with_labels(system, share) for share in self.label_shares for system in self.systems]
 
     def fit_config(self) -> FitConfig:
         """How networks are trained."""
@@ -165,6 +191,9 @@ def _check(path: Path, config: Config) -> None:
         raise ConfigError(str(path), "ratings", "stands beside labels", "keep one of them")
     if not config.inner.candidates or not 0 < config.inner.share < 1 or config.inner.epochs < 1:
         raise ConfigError(str(path), "inner", "needs candidates, a share between 0 and 1, and an epoch", REMEDY)
+    if min(config.label_shares) < 1 and (len(config.inner.candidates) > 1 or set(config.systems) & {*WITH_EMBEDDING}):
+        reason = "leave labels out, which the choice of the window or of EmoBed's training would look at"
+        raise ConfigError(str(path), "label_shares", reason, "give one candidate and no system of EmoBed's")
     _check_table(path, "fit.augmentation", config.fit.get("augmentation", {}), Augmentation)
     _check_table(path, "fit", config.fit, FitConfig)
     _check_table(path, "model", config.model, AccConfig)

@@ -14,21 +14,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from device.pipeline.spec import SignalSpec
+from device.pipeline.spec import MODALITIES, SignalSpec
 from device.space import Space
 from train.confidence import answers, confidence, space_of
 from train.config import Config
+from train.encoder import load_encoder
 from train.errors import LeakError
 from train.fewshot import judged_by_shots
-from train.fit import MASKS, Fitted, fit, predict
+from train.fit import MASKS, Fitted, NetworkConfig, fit, predict, tensor
 from train.models.acc import AccConfig
+from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.prepare import Prepared
 from train.select import Candidate, Choice, choose, choose_crossmodal
 from train.systems import (
     DECISION_FUSION,
     NETWORKS,
     PARTS,
+    PROBED_BY,
+    PROBES,
+    TRANSFORMERS,
     asked,
     assert_scaled_on,
     classical_model,
@@ -39,6 +46,8 @@ from train.systems import (
     masks_of,
     network_config,
     shown_features,
+    system_and_share,
+    with_labels,
 )
 from train.tasks import UNLABELLED, Task
 from train.windows import Windows, network_windows, roles, shortened
@@ -63,6 +72,12 @@ def folds(subjects: Iterable[str]) -> list[Fold]:
     """One fold per subject, in order."""
     everyone = sorted(set(subjects))
     return [Fold(s, tuple(o for o in everyone if o != s)) for s in everyone]
+
+
+def fewer(fold: Fold, share: float, seed: int) -> Fold:
+    """The fold with a share of its training subjects, one at least; a smaller share is part of a larger one."""
+    order = np.random.default_rng(seed).permutation(sorted(fold.train)).tolist()
+    return replace(fold, train=tuple(sorted(order[: max(1, round(share * len(order)))])))
 
 
 def assert_no_leak(train_subjects: Iterable[str], test_subjects: Iterable[str], where: str) -> None:
@@ -94,6 +109,7 @@ class Material:
         self.longest = config.longest(calibrated=mode == "calibrated")
         self._windows: dict[Candidate, Windows] = {}
         self._features: dict[Candidate, Floats] = {}
+        self._representations: dict[tuple[Candidate, int | None], Floats] = {}
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -172,15 +188,39 @@ class Material:
             self.windows(choice.candidate), fold.train, fit_config(system, self.config.fit_config()),
             self._network(system, choice), seed,
             sfreqs=(spec.ecg.sfreq, spec.eda.sfreq), crossmodal=crossmodal(system, choice.crossmodal), on=on,
-            world=world, on_epoch=on_epoch,
+            pretrained=self._pretrained(system, choice), world=world, on_epoch=on_epoch,
         )  # fmt: skip
         assert_no_leak(fitted.train_subjects, [fold.test], f"fold {fold.test}, {system}")
         return fitted
 
-    def _network(self, system: str, choice: Choice) -> AccConfig:
+    def _network(self, system: str, choice: Choice) -> NetworkConfig:
         spec = self.spec(choice.candidate)
         base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
-        return network_config(system, base, self.config.emobed.embedding)
+        encoder = self._encoder.config if system in TRANSFORMERS else None
+        return network_config(system, base, self.config.emobed.embedding, encoder)
+
+    @cached_property
+    def _encoder(self) -> EcgTransformer:
+        """As pre-training left it."""
+        return load_encoder(self.config.transformer.path)[0]
+
+    def _pretrained(self, system: str, choice: Choice) -> dict[str, Tensor]:
+        """Weights that a system's network begins with, by name."""
+        config = self._network(system, choice)
+        if not NETWORKS[system].is_pretrained or not isinstance(config, TransformerConfig):
+            return {}
+        state = load_encoder(self.config.transformer.path, config)[0].state_dict()
+        return {name: weight for name, weight in state.items() if not name.startswith("head.")}
+
+    def representation(self, candidate: Candidate, seed: int | None) -> Floats:
+        """(n, 2 * width) of every window's ECG in the order of ``windows``; with a seed by an encoder as it begins."""
+        if (candidate, seed) not in self._representations:
+            encoder = self._encoder
+            if seed is not None:
+                torch.manual_seed(seed)
+                encoder = EcgTransformer(encoder.config).eval()
+            self._representations[candidate, seed] = represented(encoder, self.windows(candidate))
+        return self._representations[candidate, seed]
 
     def _base(self) -> AccConfig:
         return AccConfig(**{**self.config.model, "n_outputs": len(self.task.labels)})
@@ -266,17 +306,40 @@ class Material:
             shown = (windows.present & (np.array(mask) > 0)).any(axis=1)
             train = windows.of(fold.train)
             train = train[shown[train]]
-            x = shown_features(table[train], name)
-            index = self.judged(fold, choice, name)
-            known = np.unique(windows.label[train])
-            if not len(index) or len(known) < 2:  # nobody to ask, or nothing to learn
-                continue
-            model = classical_model(system, seed, len(known)).fit(x, windows.label[train])
-            assert_scaled_on(model, x, f"fold {fold.test}, {system}")
-            probability = np.zeros((len(index), len(self.task.labels)))
-            probability[:, known] = model.predict_proba(shown_features(table[index], name))
-            out[name] = self.record_of(index, probability, fold, choice)
+            record = self._classical(system, shown_features(table, name), train, name, fold, choice, seed)
+            out |= {name: record} if record else {}
         return out
+
+    def probe_masks(self, system: str, fold: Fold, choice: Choice, seed: int) -> dict[str, Any]:
+        """What an encoder that is not trained for the task lets a logistic regression tell, of ECG alone."""
+        windows = self.windows(choice.candidate)
+        table = self.representation(choice.candidate, None if PROBES[system] else seed)
+        train = windows.of(fold.train)
+        train = train[windows.present[train, MODALITIES.index("ecg")]]
+        record = self._classical(PROBED_BY, table, train, "ecg", fold, choice, seed)
+        return {"ecg": record} if record else {}
+
+    def _classical(
+        self, system: str, table: Floats, train: Ints, mask: str, fold: Fold, choice: Choice, seed: int
+    ) -> dict[str, Any] | None:
+        """What a classical model of some rows of a table says of the test subject's; None where it has nothing to learn
+        from or nobody to judge."""
+        label, index = self.windows(choice.candidate).label[train], self.judged(fold, choice, mask)
+        known = np.unique(label)
+        if not len(index) or len(known) < 2:
+            return None
+        model = classical_model(system, seed, len(known)).fit(table[train], label)
+        assert_scaled_on(model, table[train], f"fold {fold.test}, {system}")
+        probability = np.zeros((len(index), len(self.task.labels)))
+        probability[:, known] = model.predict_proba(table[index])
+        return self.record_of(index, probability, fold, choice)
+
+
+@torch.no_grad()
+def represented(encoder: EcgTransformer, windows: Windows, batch: int = 128) -> Floats:
+    """(n, 2 * width) of every window's ECG."""
+    parts = np.array_split(np.arange(len(windows.ecg)), max(1, len(windows.ecg) // batch))
+    return torch.cat([encoder.representation(tensor(windows.ecg[part])) for part in parts]).double().numpy()
 
 
 def run_fold(
@@ -292,6 +355,26 @@ def run_fold(
 ) -> Iterable[tuple[str, dict[str, Any], Fitted | None]]:
     """Each asked system's masks and, for a network, what was fitted; one after the other as they are done."""
     assert_no_leak(fold.train, [fold.test], f"fold {fold.test}")
+    by_share: dict[float, list[str]] = {}
+    for name in systems:
+        system, share = system_and_share(name)
+        by_share.setdefault(share, []).append(system)
+    for share, its in by_share.items():
+        part = fold if share == 1.0 else fewer(fold, share, seed)
+        for system, masks, fitted in _run_systems(material, part, choice, seed, its, on, world, on_epoch):
+            yield with_labels(system, share), masks, fitted
+
+
+def _run_systems(
+    material: Material,
+    fold: Fold,
+    choice: Choice,
+    seed: int,
+    systems: Sequence[str],
+    on: str,
+    world: World,
+    on_epoch: Callable[[str, dict[str, float]], None],
+) -> Iterable[tuple[str, dict[str, Any], Fitted | None]]:
     fitted: dict[str, Fitted] = {}
     wanted = [s for s in NETWORKS if s in systems or (DECISION_FUSION in systems and s in PARTS.values())]
     for system in wanted:
@@ -308,5 +391,7 @@ def run_fold(
         parts = {m: fitted[s] for m, s in PARTS.items()}
         yield DECISION_FUSION, material.decision_masks(parts, fold, choice), None
     for system in systems:
-        if system not in NETWORKS and system != DECISION_FUSION:
+        if system in PROBES:
+            yield system, material.probe_masks(system, fold, choice, seed), None
+        elif system not in NETWORKS and system != DECISION_FUSION:
             yield system, material.classical_masks(system, fold, choice, seed), None

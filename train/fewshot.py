@@ -14,8 +14,7 @@ from scipy.special import softmax
 from device.pipeline.spec import MODALITIES
 from device.space import Shots, Space, evidence
 from train.confidence import Confidence
-from train.fit import MASKS, predicted
-from train.models.acc import ACC
+from train.fit import MASKS, Network, predicted
 from train.windows import Windows
 
 Floats = npt.NDArray[np.float64]
@@ -38,7 +37,7 @@ def support(label: Ints, start: Floats, n: int, apart_s: float) -> Ints:
 
 
 def judged_by_shots(
-    model: ACC,
+    model: Network,
     windows: Windows,
     index: Ints,
     mask: tuple[float, float],
@@ -69,7 +68,7 @@ def judged_by_shots(
     return left, out
 
 
-def _by_mask(model: ACC, windows: Windows, i: int, name: str, embedding: Floats) -> list[tuple[str, Floats]]:
+def _by_mask(model: Network, windows: Windows, i: int, name: str, embedding: Floats) -> list[tuple[str, Floats]]:
     """A labelled window's embedding under its own mask, and under each sensor's alone where it has both."""
     found = [(name, embedding)]
     if "+" in name:

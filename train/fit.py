@@ -7,7 +7,7 @@ chosen before, in train.select.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from device.pipeline.spec import MODALITIES, SignalSpec
 from train.augment import Augmentation, augmented, mixed
 from train.errors import CheckpointError
 from train.models.acc import ACC, AccConfig
+from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.models.emobed import EmoBed, EmoBedConfig
 from train.objective import (
     NO_CROSSMODAL,
@@ -40,7 +41,11 @@ from train.world import ALONE, World
 
 Index = npt.NDArray[np.int64]
 FORMAT = "affectd-checkpoint/2"
-KINDS: dict[str, type[AccConfig]] = {"acc": AccConfig, "emobed": EmoBedConfig}
+NetworkConfig = AccConfig | TransformerConfig
+Network = ACC | EcgTransformer
+KINDS: dict[str, type[NetworkConfig]] = {
+    "acc": AccConfig, "emobed": EmoBedConfig, "ecg-transformer": TransformerConfig,
+}  # fmt: skip
 """Name of a network in checkpoints -> its configuration."""
 MASKS: dict[str, tuple[float, float]] = {"both": (1.0, 1.0), "ecg": (1.0, 0.0), "eda": (0.0, 1.0)}
 """Evaluated sets of sensors: which of (ecg, eda) the network may see, as far as they are present."""
@@ -51,12 +56,16 @@ class FitConfig:
     """Everything that shapes one training run but the network itself."""
 
     epochs: int = 8
+    least_steps: int = 0
+    """Where these epochs are fewer steps, because there are few windows, more of them."""
     epoch_windows: int = 1024
     """Windows of one epoch, about: neighbours overlap by three quarters, so that of many only some are taken, others
     each time."""
     batch: int = 64
     lr: float = 3e-3
     """Peak of a one-cycle schedule."""
+    pretrained_lr: float = 1.0
+    """Of ``lr``, the share with which weights move that come from pre-training."""
     weight_decay: float = 1e-2
     label_smoothing: float = 0.05
     mixup: float = 0.3
@@ -70,7 +79,7 @@ class FitConfig:
 class Fitted:
     """A trained network and how it got there."""
 
-    model: ACC
+    model: Network
     history: tuple[dict[str, float], ...]
     """Per epoch: epoch, loss."""
     train_subjects: tuple[str, ...]
@@ -81,18 +90,20 @@ def fit(
     windows: Windows,
     subjects: Sequence[str],
     config: FitConfig,
-    model_config: AccConfig,
+    model_config: NetworkConfig,
     seed: int,
     *,
     sfreqs: tuple[float, float] = (128.0, 4.0),
     crossmodal: Crossmodal = NO_CROSSMODAL,
+    pretrained: Mapping[str, Tensor] | None = None,
     on: str = "cpu",
     world: World = ALONE,
     on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Fitted:
     """Train on the named subjects only; a network of one modality on the windows that have it, and never without it.
 
-    ``crossmodal`` is what an EmoBed network is trained for beside its task.
+    ``crossmodal`` is what an EmoBed network is trained for beside its task; ``pretrained`` are the weights, by name,
+    that do not begin at random.
     ``on`` is torch's name of the processor. In a world of several each takes its share of every batch and the
     gradients are averaged: all end with the same network.
     """
@@ -102,18 +113,22 @@ def fit(
     own = train[present[train].any(axis=1)]
     train = own if len(own) else train  # nobody wears it: the network learns how common each class is
     model = network(model_config).to(on, memory_format=torch.channels_last)  # a third faster on a CPU
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
+    model.load_state_dict(pretrained or {}, strict=False)
+    groups = _by_rate(model, set(pretrained or ()), config)
+    optimizer = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=True)
     phases = max(1, round(len(train) / config.epoch_windows))
     batches = max(1, len(train) // phases // config.batch)
     kept = AveragedModel(model, avg_fn=_running_mean(config.running_mean), use_buffers=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=batches * config.epochs + 1)
+    epochs = max(config.epochs, -(-config.least_steps // batches))
+    rates = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=batches * epochs + 1)
     weight = _class_weights(windows.label[train], model_config.n_outputs).to(on)
     shares = _balance(windows.label[train], present[train], model_config.n_outputs)
     balance = {sensors: table.to(on) for sensors, table in shares.items()}
     loss_of = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction="none")
     history: list[dict[str, float]] = []
     rng = np.random.default_rng(seed)
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         model.train()
         chosen = rng.permutation(train[epoch % phases :: phases])
         total = 0.0
@@ -149,9 +164,20 @@ def _running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return mean
 
 
-def network(config: AccConfig) -> ACC:
+def network(config: NetworkConfig) -> Network:
     """A fresh network of the kind that its configuration is for."""
+    if isinstance(config, TransformerConfig):
+        return EcgTransformer(config)
     return EmoBed(config) if isinstance(config, EmoBedConfig) else ACC(config)
+
+
+def _by_rate(model: nn.Module, pretrained: Set[str], config: FitConfig) -> list[dict[str, Any]]:
+    """The weights in groups of one learning rate each: those that begin at random, then those that do not."""
+    parts: tuple[list[Tensor], list[Tensor]] = [], []
+    for name, weight in model.named_parameters():
+        parts[name in pretrained].append(weight)
+    rates = config.lr, config.lr * config.pretrained_lr
+    return [{"params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
 
 
 def _wanted(
@@ -213,7 +239,7 @@ def predict(
 
 @torch.no_grad()
 def predicted(
-    model: ACC, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float]
+    model: Network, windows: Windows, index: npt.NDArray[np.int64], mask: tuple[float, float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Logits (len(index), n_outputs) and embeddings (len(index), n), which only EmoBed's network has (n is 0)."""
     logits, embeddings = [], []
@@ -235,7 +261,7 @@ def _batches(
 
 
 def save_checkpoint(
-    path: Path, model: ACC, spec: SignalSpec, labels: tuple[str, ...], provenance: dict[str, Any]
+    path: Path, model: Network, spec: SignalSpec, labels: tuple[str, ...], provenance: dict[str, Any]
 ) -> None:
     """Write weights with all that is needed to use them; read back with ``weights_only``."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,11 +276,11 @@ def save_checkpoint(
     torch.save(content, path)
 
 
-def _kind(config: AccConfig) -> str:
+def _kind(config: NetworkConfig) -> str:
     return next(name for name, kind in KINDS.items() if type(config) is kind)
 
 
-def load_checkpoint(path: Path) -> tuple[ACC, dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     """The network in evaluation mode and the checkpoint's other content; runs no code from the file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -269,6 +295,6 @@ def load_checkpoint(path: Path) -> tuple[ACC, dict[str, Any]]:
     return model.eval(), content
 
 
-def config_record(config: FitConfig, model_config: AccConfig) -> dict[str, Any]:
+def config_record(config: FitConfig, model_config: NetworkConfig) -> dict[str, Any]:
     """Both configurations as plain values, for result files."""
     return {"fit": asdict(config), "model": model_config.as_dict()}

@@ -24,6 +24,7 @@ import torch
 from train.confidence import Confidence, when_to_answer
 from train.config import Config
 from train.data import datasets
+from train.encoder import load_encoder
 from train.errors import PrepareError
 from train.evaluate import Fold, Material, answers_by, assert_no_leak, folds, run_fold
 from train.fit import config_record, save_checkpoint
@@ -33,7 +34,7 @@ from train.objective import Crossmodal
 from train.prepare import Prepared
 from train.report.ratings import FOLDER as RATINGS
 from train.select import Choice
-from train.systems import SEEDLESS, sweeps
+from train.systems import SEEDLESS, needs_encoder, sweeps, system_and_share
 from train.world import ALONE, World
 
 HERE = Path(__file__).parent
@@ -45,8 +46,11 @@ SHAPING = (
     "../device/pipeline/model_input.py", "../device/pipeline/spec.py", "../device/space.py",
 )  # fmt: skip
 """Files that every fold's figures depend on, beside the prepared windows."""
-SHAPING_CLASSICAL = ("models/classical.py", "../device/pipeline/features.py")
-"""Files that only classical systems' figures depend on."""
+SHAPING_ALSO = {
+    "network": (), "classical": ("models/classical.py", "../device/pipeline/features.py"),
+    "transformer": ("encoder.py", "models/classical.py", "models/ecg_transformer.py"),
+}  # fmt: skip
+"""Kind of system -> files that only its figures depend on."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,8 @@ class _Work:
 
     material: Material
     places: Places
-    keys: Mapping[bool, str]
-    """Whether a system is classical -> hash of all its figures depend on."""
+    keys: Mapping[str, str]
+    """Kind of system -> hash of all its figures depend on."""
     provenance: Mapping[str, Any]
     options: Options
     world: World
@@ -114,7 +118,7 @@ class _Work:
 
     def key(self, system: str) -> str:
         """Hash of everything that a system's figures depend on beside its subject and seed."""
-        return self.keys[system.startswith("classical")]
+        return self.keys[_kind(system)]
 
 
 _work: _Work | None = None
@@ -139,7 +143,9 @@ def loso(
     deadline = time.monotonic() + 60 * options.minutes
     complete = True
     for mode in config.modes:
-        keys = {is_classical: key_of(people, config, mode, is_classical) for is_classical in (False, True)}
+        keys = {
+            kind: key_of(people, config, mode, kind) for kind in sorted({_kind(s) for s in ("acc", *config.runs())})
+        }
         _work = _Work(
             Material(people, config, mode), Places(out, config), keys, provenance or {}, options, world, deadline
         )
@@ -167,7 +173,7 @@ def _run_mode(work: _Work, mode: str, say: Callable[[str], None]) -> bool:
         (fold, seed, missing)
         for seed in config.seeds
         for fold in mine
-        if (missing := [s for s in config.systems if not _is_made(places.fold(mode, s, fold.test, seed), work.key(s))])
+        if (missing := [s for s in config.runs() if not _is_made(places.fold(mode, s, fold.test, seed), work.key(s))])
     ]
     todo = _fit_world(work).as_first(todo)
     if not todo:
@@ -327,6 +333,7 @@ def _record(
         "task": material.config.task,
         "mode": material.mode,
         "system": system,
+        "label_share": system_and_share(system)[1],
         "subject": fold.test,
         "seed": seed,
         "runtime": "float",
@@ -386,15 +393,29 @@ def _is_made(path: Path, key: str) -> bool:
         return False
 
 
-def key_of(people: Sequence[Prepared], config: Config, mode: str, is_classical: bool) -> str:
-    """Hash of everything a fold's figures depend on beside its subject, seed and system."""
-    shaping = {k: v for k, v in msgspec.to_builtins(config).items() if k not in ("seeds", "systems", "modes")}
+def _kind(system: str) -> str:
+    """What kind of files a system's figures depend on."""
+    if needs_encoder(system):
+        return "transformer"
+    return "classical" if system.startswith("classical") else "network"
+
+
+def key_of(people: Sequence[Prepared], config: Config, mode: str, kind: str) -> str:
+    """Hash of everything a fold's figures depend on beside its subject, seed and system.
+
+    Raises CheckpointError where an encoder is wanted and not there.
+    """
+    aside = ("seeds", "systems", "modes", "label_shares", "transformer")
+    shaping = {k: v for k, v in msgspec.to_builtins(config).items() if k not in aside}
     digest = hashlib.sha256(json.dumps([mode, shaping], sort_keys=True).encode())
     for person in people:
         for value in vars(person).values():
             digest.update(np.ascontiguousarray(value).tobytes())
-    for name in (*SHAPING, *(SHAPING_CLASSICAL if is_classical else ())):
+    for name in (*SHAPING, *SHAPING_ALSO[kind]):
         digest.update((HERE / name).read_bytes())
+    if kind == "transformer":
+        load_encoder(config.transformer.path)  # for its error
+        digest.update(config.transformer.path.read_bytes())
     return digest.hexdigest()[:16]
 
 

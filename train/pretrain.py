@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,13 +26,13 @@ from device.pipeline.spec import SignalSpec
 from train.augment import Augmentation, augmented
 from train.config import REMEDY, read_as
 from train.corpus import Corpus
-from train.errors import CheckpointError, ConfigError, DataError
+from train.encoder import save_encoder, write
+from train.errors import CheckpointError, ConfigError
 from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.pretext import PRETEXTS, Pretext, Question
 from train.world import ALONE, World
 
 Floats = npt.NDArray[np.float32]
-FORMAT = "affectd-encoder/1"
 STATE, ENCODER, HISTORY = "state.pt", "encoder.pt", "history.jsonl"
 """In the output folder: what it goes on from, what fine-tuning begins with, a line for each look at held-out people."""
 EDA_RATE = 4.0
@@ -172,7 +172,7 @@ def pretrain(
     world.wait()
     is_done = step == config.steps
     if is_done and world.rank == 0:
-        save_encoder(out / ENCODER, encoder, config, corpus, history, provenance or {})
+        save_encoder(out / ENCODER, encoder, {**(provenance or {}), **made_of(config, corpus, history)})
     return Pretrained(encoder.cpu().eval(), head.cpu().eval(), history, is_done)
 
 
@@ -223,49 +223,13 @@ def judge(
     return sum(losses) / len(index)
 
 
-def save_encoder(
-    path: Path, encoder: EcgTransformer, config: PretrainConfig, corpus: Corpus,
-    history: tuple[dict[str, float], ...], provenance: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """Write the encoder's weights with what they were made of; read back by :func:`load_encoder`."""
+def made_of(config: PretrainConfig, corpus: Corpus, history: tuple[dict[str, float], ...]) -> dict[str, Any]:
+    """What an encoder's file says of its pre-training."""
     sources = [msgspec.to_builtins(source) for source in corpus.index.plan.sources]
-    content = {
-        "format": FORMAT,
-        "config": encoder.config.as_dict(),
-        "state": {k: v.cpu() for k, v in encoder.state_dict().items() if not k.startswith("head.")},
-        "provenance": {
-            **provenance, "pretraining": msgspec.to_builtins(config), "sources": sources, "windows": len(corpus),
-            "history": list(history),
-        },
+    return {
+        "pretraining": msgspec.to_builtins(config), "sources": sources, "windows": len(corpus),
+        "history": list(history),
     }  # fmt: skip
-    _write(path, content)
-
-
-def load_encoder(path: Path, config: TransformerConfig | None = None) -> tuple[EcgTransformer, dict[str, Any]]:
-    """An encoder with a fresh head, and its provenance; runs no code from the file.
-
-    ``config`` is the network to be fine-tuned, where it has other classes or another dropout than pre-training; raises
-    CheckpointError where anything of the encoder differs, or the file is none.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            raise CheckpointError(str(path), "format", f"{content['format']!r} where {FORMAT!r} is due", "pre-train")
-        made = TransformerConfig(**content["config"])
-        wanted = config or made
-        own = replace(made, **{k: getattr(wanted, k) for k in ("n_outputs", "hidden", "dropout", "eda_times")})
-        if own != wanted:
-            other = [k for k, v in vars(wanted).items() if getattr(own, k) != v]
-            raise CheckpointError(str(path), other[0], f"is {getattr(own, other[0])!r} there", "use the same encoder")
-        encoder = EcgTransformer(wanted)
-        missing, foreign = encoder.load_state_dict(content["state"], strict=False)
-        if foreign or any(not name.startswith("head.") for name in missing):
-            raise CheckpointError(str(path), "state", f"lacks {missing} or has {foreign} beside", "pre-train again")
-        return encoder, dict(content["provenance"])
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch's readers raise many kinds for a file that is none of theirs
-        raise CheckpointError(str(path), "file", f"cannot be read ({type(error).__name__})", "pre-train") from error
 
 
 def _moved(question: Question, on: str) -> Question:
@@ -309,15 +273,5 @@ def _save(
         "key": _key(config, corpus), "step": step, "history": list(history), "both": both.state_dict(),
         "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
     }  # fmt: skip
-    _write(out / STATE, state)
+    write(out / STATE, state)
     (out / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    try:
-        torch.save(content, beside)
-    except OSError as error:
-        raise DataError(str(path), "file", error.strerror or "cannot be written", "make room") from error
-    beside.replace(path)

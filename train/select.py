@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from train.config import Inner
-from train.fit import MASKS, FitConfig, fit, predict
+from train.fit import MASKS, FitConfig, Network, NetworkConfig, fit, predict
 from train.metrics import balanced_accuracy, concordance
-from train.models.acc import ACC, AccConfig
 from train.objective import CROSSMODAL, NO_CROSSMODAL, Crossmodal
 from train.systems import asked
 from train.windows import Windows
@@ -54,7 +53,7 @@ def choose(
     subjects: Sequence[str],
     inner: Inner,
     fit_config: FitConfig,
-    model_config: AccConfig,
+    model_config: NetworkConfig,
     seed: int = 0,
 ) -> Choice:
     """The first candidate, unless another tells the judging part of the subjects clearly better.
@@ -62,6 +61,8 @@ def choose(
     Each is fitted for a short time on the other part. Clearly is by more than one standard error of the difference
     over the judging subjects (the rule of Breiman et al. 1984 for choosing a tree): few judge, and chance is no reason.
     """
+    if len(windows) < 2:
+        return Choice(*next(iter(windows)), {}, ())
     judges, others = split(subjects, inner.share, seed)
     quick = replace(fit_config, epochs=inner.epochs)
     scores = {c: _scores(windows[c], judges, others, quick, model_config, seed) for c in windows}
@@ -76,7 +77,7 @@ def choose_crossmodal(
     candidates: Sequence[Crossmodal],
     inner: Inner,
     fit_config: FitConfig,
-    model_config: AccConfig,
+    model_config: NetworkConfig,
     seed: int = 0,
 ) -> Choice:
     """The same choice with a way of EmoBed's training, chosen likewise: the first candidate, unless one is better."""
@@ -134,7 +135,7 @@ def _scores(
     judges: Sequence[str],
     others: Sequence[str],
     config: FitConfig,
-    base: AccConfig,
+    base: NetworkConfig,
     seed: int,
     crossmodal: Crossmodal = NO_CROSSMODAL,
 ) -> Floats:
@@ -144,7 +145,7 @@ def _scores(
     return np.array([_score(model, windows, subject) for subject in judges])
 
 
-def _score(model: ACC, windows: Windows, subject: str) -> float:
+def _score(model: Network, windows: Windows, subject: str) -> float:
     found = []
     for mask in MASKS.values():
         index = asked(windows, subject, mask)

@@ -18,9 +18,10 @@ from sklearn.pipeline import make_pipeline
 from device.pipeline.features import FEATURES, columns, features
 from device.pipeline.spec import MODALITIES, SignalSpec
 from train.errors import LeakError
-from train.fit import MASKS, FitConfig
+from train.fit import MASKS, FitConfig, NetworkConfig
 from train.models import classical
 from train.models.acc import AccConfig
+from train.models.ecg_transformer import TransformerConfig
 from train.models.emobed import EmoBedConfig
 from train.objective import NO_CROSSMODAL, Crossmodal
 from train.prepare import Prepared
@@ -40,6 +41,8 @@ class Network:
     """For an EmoBed network: keys of Crossmodal that are not as chosen."""
     hides: bool = True
     """Whether training hides a whole sensor at random."""
+    is_pretrained: bool | None = None
+    """For an ECG Transformer: whether its encoder begins as pre-training left it."""
 
 
 _NEITHER = {"joint": 0.0, "triplet": 0.0}
@@ -56,9 +59,15 @@ NETWORKS: Mapping[str, Network] = {
     "modality-dropout": Network(crossmodal=_NEITHER),
     "emobed-ecg-only": Network({"modalities": ("ecg",)}, _NEITHER),
     "emobed-eda-only": Network({"modalities": ("eda",)}, _NEITHER),
+    "transformer-pretrained": Network({"modalities": ("ecg",)}, is_pretrained=True),
+    "transformer-scratch": Network({"modalities": ("ecg",)}, is_pretrained=False),
 }
 """``emobed`` is trained jointly and with triplets, its siblings with one of both or neither; ``modality-dropout`` is
 the same network that only loses a sensor at random; ``emobed-ecg-only`` never knew another sensor."""
+TRANSFORMERS = tuple(name for name, network in NETWORKS.items() if network.is_pretrained is not None)
+PROBES = {"transformer-probe": True, "transformer-probe-random": False}
+"""Logistic regression on what an encoder gives that is not trained for the task; whether it is the pre-trained one."""
+PROBED_BY = "classical-lr"
 WITH_EMBEDDING = tuple(name for name, network in NETWORKS.items() if network.crossmodal is not None)
 DECISION_FUSION = "decision-fusion"
 """Mean of the probabilities of ecg-only and eda-only; the one there is where a sensor is missing."""
@@ -69,8 +78,33 @@ SEEDLESS = ("classical-lda", "classical-lr", "classical-gb")
 """Systems that chance has no part in: one seed's figures are every seed's."""
 
 
-def network_config(system: str, base: AccConfig, embedding: int = EmoBedConfig.embedding) -> AccConfig:
-    """The configuration of a system's network."""
+LABELS = "-labels-"
+"""In the name of a system that learns from fewer people than there are: ``transformer-scratch-labels-25``."""
+
+
+def with_labels(system: str, share: float) -> str:
+    """The name of a system that learns from a share of the training subjects: its own, where that is all of them."""
+    return system if share == 1.0 else f"{system}{LABELS}{100 * share:g}"
+
+
+def system_and_share(name: str) -> tuple[str, float]:
+    """What :func:`with_labels` was given."""
+    system, _, percent = name.partition(LABELS)
+    return system, float(percent) / 100 if percent else 1.0
+
+
+def needs_encoder(name: str) -> bool:
+    """Whether a system is an ECG Transformer, or a probe of one."""
+    return system_and_share(name)[0] in (*TRANSFORMERS, *PROBES)
+
+
+def network_config(
+    system: str, base: AccConfig, embedding: int = EmoBedConfig.embedding, encoder: TransformerConfig | None = None
+) -> NetworkConfig:
+    """The configuration of a system's network; ``encoder`` is that of the pre-trained one."""
+    if system in TRANSFORMERS:
+        task = {k: getattr(base, k) for k in ("n_outputs", "ecg_times", "eda_times", "dropout")}
+        return replace(encoder or TransformerConfig(), **task)
     config = replace(base, **NETWORKS[system].model)
     return EmoBedConfig(**vars(config), embedding=embedding) if system in WITH_EMBEDDING else config
 
@@ -88,15 +122,16 @@ def crossmodal(system: str, chosen: Crossmodal) -> Crossmodal:
     return NO_CROSSMODAL if differs is None else replace(chosen, **differs)
 
 
-def sweeps(system: str) -> bool:
+def sweeps(name: str) -> bool:
     """Whether a system's training has something of EmoBed's to choose."""
+    system, _ = system_and_share(name)
     differs = NETWORKS[system].crossmodal if system in NETWORKS else None
     return differs is not None and differs != _NEITHER
 
 
 def masks_of(system: str) -> dict[str, tuple[float, float]]:
     """Masks under which a system can be asked at all."""
-    modalities = NETWORKS.get(system, Network()).model.get("modalities", MODALITIES)
+    modalities = ("ecg",) if system in PROBES else NETWORKS.get(system, Network()).model.get("modalities", MODALITIES)
     return {mask: shown for mask, shown in MASKS.items() if mask in modalities or len(modalities) > 1}
 
 

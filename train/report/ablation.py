@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.metrics import paired, stratified_bootstrap, wilcoxon_p
-from train.report.figures import CLASSICAL, CROSSMODAL, KNOW_NOTHING, OURS, SHOTS, system_order
+from train.report.figures import CLASSICAL, CROSSMODAL, KNOW_NOTHING, OURS, SHOTS, name_of, system_order
 from train.report.folds import MASKS
 
 Floats = npt.NDArray[np.float64]
@@ -78,7 +78,7 @@ def one_sensor(records: Sequence[Record], mode: str, mask: str) -> Ablation | No
 def _ablation(records: Sequence[Record], mode: str, system_of_ours: str, sees: str) -> Ablation | None:
     table: dict[str, dict[Column, Record]] = {}
     for record in records:
-        system = record["system"]
+        system = name_of(record)
         if (record["mode"], record["runtime"]) == (mode, "float") and system not in KNOW_NOTHING:
             by_column = table.setdefault(system, {})
             column = record["dataset"], record["task"]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from train.report import figures, plots
-from train.report.figures import KNOW_NOTHING, OURS
+from train.report.figures import KNOW_NOTHING, OURS, name_of
 from train.report.folds import MASKS, Fold
 from train.report.words import sensors
 
@@ -46,14 +46,14 @@ class _Subject:
 
 def lead_system(of_group: Sequence[Record]) -> str | None:
     """The system that is drawn: ours, or the first where ours is not there; None where only int8 was judged."""
-    systems = [r["system"] for r in of_group if r["runtime"] == "float" and r["system"] not in KNOW_NOTHING]
+    systems = [name_of(r) for r in of_group if r["runtime"] == "float" and r["system"] not in KNOW_NOTHING]
     return OURS if OURS in systems else next(iter(systems), None)
 
 
 def find(of_group: Sequence[Record], system: str | None, mask: str = "both") -> Record | None:
     """The float record of a system and mask."""
     wanted = (system, mask, "float")
-    return next((r for r in of_group if (r["system"], r["mask"], r["runtime"]) == wanted), None)
+    return next((r for r in of_group if (name_of(r), r["mask"], r["runtime"]) == wanted), None)
 
 
 def drawings(title: str, folds: Sequence[Fold], of_group: Sequence[Record]) -> list[tuple[str, Markup]]:

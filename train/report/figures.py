@@ -19,6 +19,7 @@ import numpy.typing as npt
 from train.errors import ResultError
 from train.metrics import ECE_BINS, FIGURES, balanced_accuracy_of, macro_f1_of, paired, subject_bootstrap, wilcoxon_p
 from train.report.folds import HISTOGRAM_BINS, MASKS, Fold, as_folds
+from train.systems import system_and_share, with_labels
 
 Floats = npt.NDArray[np.float64]
 
@@ -128,6 +129,11 @@ def records(folds: Sequence[Fold | Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def name_of(record: Mapping[str, Any]) -> str:
+    """What folds call the system of a flat record, share of the labels included."""
+    return with_labels(record["system"], record.get("label_share", 1.0))
+
+
 def _scores(row: Row) -> dict[str, float]:
     return {s: round(figures["balanced_accuracy"], PERSON_DIGITS) for s, figures in row.people.items()}
 
@@ -138,7 +144,8 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
     is_ours = (row.system, row.runtime) == (OURS, "float")
     return {
         **{key: getattr(first, key) for key in ("dataset", "task", "mode")},
-        **{key: getattr(row, key) for key in ("system", "mask", "runtime")},
+        **dict(zip(("system", "label_share"), system_and_share(row.system), strict=True)),
+        **{key: getattr(row, key) for key in ("mask", "runtime")},
         "subjects": len(row.people),
         "seeds": sorted({fold.seed for fold in row.folds}),
         **{key: rounded(np.mean([person[key] for person in row.people.values()])) for key in FIGURES},

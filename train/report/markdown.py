@@ -13,7 +13,7 @@ from typing import Any
 from train.errors import ResultError
 from train.report import ratings
 from train.report.ablation import Ablation, ablation, one_sensor
-from train.report.figures import MODES
+from train.report.figures import MODES, name_of
 from train.report.words import (
     MODE_WORDS,
     SURROGATE,
@@ -158,7 +158,7 @@ def _answers(of_group: Sequence[Record]) -> list[str]:
 
 
 def _system(record: Record) -> str:
-    return system_words(record["system"], record.get("runtime", "float"))
+    return system_words(name_of(record), record.get("runtime", "float"))
 
 
 def _figures(record: Record) -> tuple[str, ...]:

@@ -150,9 +150,11 @@ def _value(value: object) -> str:
 def _persons(of_group: Sequence[Record]) -> dict[str, Any]:
     """Balanced accuracy of every person, with all sensors a system sees."""
     columns: dict[str, Record] = {}
-    for record in sorted(of_group, key=lambda r: figures.system_order(r["system"])):  # stable: more sensors first
+    for record in sorted(
+        of_group, key=lambda r: figures.system_order(figures.name_of(r))
+    ):  # stable: more sensors first
         if record["runtime"] == "float" and record["system"] not in figures.KNOW_NOTHING:
-            columns.setdefault(record["system"], record)
+            columns.setdefault(figures.name_of(record), record)
     people = sorted({s for record in columns.values() for s in record["per_subject"]}, key=figures.natural)
     rows = [(s, [record["per_subject"].get(s) for record in columns.values()]) for s in people]
     return {"systems": list(columns), "rows": rows}
