@@ -58,6 +58,11 @@ def mask_name(modalities: Sequence[str]) -> str:
     return "+".join(m for m in MODALITIES if m in modalities)
 
 
+def masks_of(modalities: Sequence[str]) -> tuple[str, ...]:
+    """What a network of some modalities can be shown: members of ``MASKS``."""
+    return tuple(mask for mask in MASKS if set(mask.split("+")) <= set(modalities))
+
+
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One input or output of the network, as the tflite file has it."""
 
@@ -76,7 +81,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Below or beyond these the device abstains. The least sqi is in the SignalSpec."""
 
     min_probability: dict[str, float]
-    """Per mask: a prediction whose largest probability is below this is ``uncertain``."""
+    """Per mask that the network can be shown: a prediction whose largest probability is below this is ``uncertain``."""
     max_clipped_share: float
     """A modality with a larger share of clipped input values is ``out_of_range``."""
 
@@ -140,7 +145,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     features: FeatureSpec | None = None
     """What the model reads instead of the samples: features of them, scaled."""
     inputs: dict[str, TensorSpec]
-    """Keys ecg, eda, mask."""
+    """Keys mask and those of ecg, eda that the network reads."""
     output: TensorSpec
     """The logits."""
     embedding: TensorSpec | None = None
@@ -154,9 +159,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether any ECG in training was made from beat times; agrees with ``provenance``."""
     provenance: Provenance
     parity: tuple[Parity, ...]
-    """One per mask."""
+    """One per mask that the network can be shown."""
     sha256: dict[str, str] = {}
     """Of each other part; filled in by ``write_bundle``."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which the network reads."""
+        return tuple(m for m in MODALITIES if m in self.inputs)
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """What it can be shown: keys of everything that differs per mask."""
+        return masks_of(self.modalities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +215,25 @@ def write_bundle(
     return bundle
 
 
-def check_streams(spec: SignalSpec, infos: Iterable[StreamInfo], path: str | os.PathLike[str] = "") -> None:
+def check_streams(
+    spec: SignalSpec,
+    infos: Iterable[StreamInfo],
+    path: str | os.PathLike[str] = "",
+    modalities: Sequence[str] = MODALITIES,
+) -> None:
     """Raise BundleError, naming both sides, where attached sensors cannot give what the spec asks for.
 
-    One modality alone is enough; a second sensor of the same modality is not.
+    One of the ``modalities`` that the network reads is enough; a second sensor of the same one is not.
     """
     infos = tuple(infos)
     for modality, n in Counter(info.modality for info in infos).items():
         if n > 1:
             raise BundleError(path, f"spec.{modality}", f"{n} {modality} sensors are attached", "keep one of them")
     if not infos:
-        raise BundleError(path, "spec", f"needs one of {', '.join(MODALITIES)}, no sensor is attached", "attach one")
+        raise BundleError(path, "spec", f"needs one of {', '.join(modalities)}, no sensor is attached", "attach one")
+    if not any(info.modality in modalities for info in infos):
+        attached = f"bundle reads {', '.join(modalities)}, attached is {', '.join(info.modality for info in infos)}"
+        raise BundleError(path, "inputs", attached, f"attach {' or '.join(modalities)} or use another bundle")
     for info in infos:
         _check_stream(spec, info, os.fspath(path))
 
@@ -329,18 +352,18 @@ def _contradictions(m: Manifest) -> Iterable[tuple[str, str]]:
     if len(set(m.labels)) != len(m.labels) or len(m.labels) < 2 or "" in m.labels:
         yield "labels", f"{list(m.labels)} are not two or more different labels"
     yield from _wrong_tensors(m)
-    yield from _wrong_keys("thresholds.min_probability", m.thresholds.min_probability, MASKS)
+    yield from _wrong_keys("thresholds.min_probability", m.thresholds.min_probability, m.masks)
     if not all(0 <= value <= 1 for value in m.thresholds.min_probability.values()):
         yield "thresholds.min_probability", "must be from 0 to 1"
     if not 0 <= m.thresholds.max_clipped_share <= 1:
         yield "thresholds.max_clipped_share", "must be from 0 to 1"
     yield from _wrong_space(m)
-    yield from _wrong_keys("temperature", m.temperature, MASKS)
+    yield from _wrong_keys("temperature", m.temperature, m.masks)
     low, high = TEMPERATURES
     if not all(low <= value <= high for value in m.temperature.values()):
         yield "temperature", f"must be from {low} to {high}"
-    if sorted(p.mask for p in m.parity) != sorted(MASKS):
-        yield "parity", f"must have each of {', '.join(MASKS)} once"
+    if sorted(p.mask for p in m.parity) != sorted(m.masks):
+        yield "parity", f"must have each of {', '.join(m.masks)} once"
     if any(p.n_windows < 1 for p in m.parity):
         yield "parity", "n_windows must be >= 1"
     if m.surrogate_ecg != any(d.surrogate_ecg for d in m.provenance.datasets):
@@ -358,7 +381,7 @@ def _wrong_space(m: Manifest) -> Iterable[tuple[str, str]]:
     if len(shape) != 2 or shape[0] != 1:
         yield "embedding.shape", f"{shape} where (1, n) is needed"
     for key in ("prototypes", "spread", "max_distance"):
-        yield from _wrong_keys(f"space.{key}", getattr(m.space, key), MASKS)
+        yield from _wrong_keys(f"space.{key}", getattr(m.space, key), m.masks)
     for rows in m.space.prototypes.values():
         if len(rows) != classes or any(len(row) != size for row in rows):
             yield "space.prototypes", f"must be {classes} rows of {size} numbers for each mask"
@@ -380,8 +403,13 @@ def _wrong_keys(place: str, given: Mapping[str, object], wanted: Sequence[str]) 
 
 def _wrong_tensors(m: Manifest) -> Iterable[tuple[str, str]]:
     """Shapes against spec and labels, and each tensor's own numbers."""
-    shapes: dict[str, tuple[int, ...]] = {k: _input_shape(m, k) for k in MODALITIES}
+    shapes: dict[str, tuple[int, ...]] = {k: _input_shape(m, k) for k in m.modalities}
     shapes["mask"] = (1, len(MODALITIES))
+    if not m.modalities:
+        yield "inputs", f"are none of {', '.join(MODALITIES)}"
+    shown = "+".join(m.temperature).split("+")
+    for modality in (k for k in MODALITIES if k in shown and k not in m.inputs):
+        yield f"inputs.{modality}", "is missing, and temperature has it"
     yield from _wrong_keys("inputs", m.inputs, tuple(shapes))
     tensors = {f"inputs.{k}": (m.inputs[k], shape) for k, shape in shapes.items() if k in m.inputs}
     tensors["output"] = (m.output, (1, len(m.labels)))

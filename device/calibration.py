@@ -143,5 +143,5 @@ class Models:
 
 def _read(path: str | Path, infos: Collection[StreamInfo]) -> Bundle:
     bundle = read_bundle(path)
-    check_streams(bundle.manifest.spec, infos, bundle.path)
+    check_streams(bundle.manifest.spec, infos, bundle.path, bundle.manifest.modalities)
     return bundle

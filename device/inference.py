@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -99,8 +99,8 @@ class Classifier:
         self.runtime, interpreter_type = _import_runtime(runtime)
         self._interpreter = _load(bundle, self.runtime, interpreter_type, threads)
         self._index = _tensor_indices(bundle, self._interpreter)
-        inputs = bundle.manifest.inputs
-        self._absent = {m: quantize(np.zeros(inputs[m].shape, np.float32), inputs[m]) for m in MODALITIES}
+        inputs, reads = bundle.manifest.inputs, bundle.manifest.modalities
+        self._absent = {m: quantize(np.zeros(inputs[m].shape, np.float32), inputs[m]) for m in reads}
 
     def logits(self, arrays: Mapping[str, Float32]) -> Float32:
         """Logits (n_outputs,) alone; arguments as those of ``outputs``."""
@@ -114,7 +114,7 @@ class Classifier:
         """
         manifest = self.bundle.manifest
         self._check(arrays)
-        for m in MODALITIES:
+        for m in manifest.modalities:
             tensor = manifest.inputs[m]
             value = _file_layout(quantize(arrays[m], tensor)) if m in arrays else self._absent[m]
             self._interpreter.set_tensor(self._index[m], value)
@@ -148,8 +148,9 @@ class Classifier:
     def classify(self, window: Window, baseline: Baseline | None = None, shots: Shots | None = None) -> Prediction:
         """Prediction for one window; ``shots`` are the wearer's own labelled windows, where the network has a space.
 
-        A modality is left out where it is missing, where its sqi is below the spec's ``sqi_min``, and where more than
-        ``max_clipped_share`` of its input is clipped. With none left it abstains, with the first of these that holds:
+        A modality that the network reads is left out where it is missing, where its sqi is below the spec's
+        ``sqi_min``, and where more than ``max_clipped_share`` of its input is clipped. With none left it abstains, with
+        the first of these that holds:
 
         1. ``warming_up``   no modality covers the window, all because they have just started
         2. ``gap``          no modality covers the window
@@ -187,9 +188,9 @@ class Classifier:
         manifest = self.bundle.manifest
         problems = {m: window.quality[m].problems for m in window.data if window.quality[m].problems}
         problems |= {m: (reason,) for m, reason in window.missing.items()}
-        good = {m: window.data[m] for m in MODALITIES if window.is_good(m, manifest.spec.sqi_min)}
+        good = {m: window.data[m] for m in manifest.modalities if window.is_good(m, manifest.spec.sqi_min)}
         if not good:
-            return {}, problems, _why_none(window)
+            return {}, problems, _why_none(window, manifest.modalities)
         inputs = self._input(good, baseline)
         far = {m for m in good if inputs.clipped[m] > manifest.thresholds.max_clipped_share}
         problems |= {m: (*problems.get(m, ()), "out_of_range") for m in far}
@@ -230,10 +231,9 @@ class Classifier:
     def _check(self, arrays: Mapping[str, Float32]) -> None:
         """Known modalities, at least one, each of the network's shape and free of NaN (which int8 cannot say)."""
         remedy = "build the arrays with device.pipeline.model_input or feature_input and the bundle's spec"
-        if not arrays or not set(arrays) <= set(MODALITIES):
-            raise InferenceError(
-                f"modalities {sorted(arrays)} where some of {', '.join(MODALITIES)} are needed", remedy
-            )
+        reads = self.bundle.manifest.modalities
+        if not arrays or not set(arrays) <= set(reads):
+            raise InferenceError(f"modalities {sorted(arrays)} where some of {', '.join(reads)} are needed", remedy)
         for m, array in arrays.items():
             shape = self.bundle.manifest.inputs[m].shape
             needed = shape[:1:-1] if len(shape) == 4 else shape[1:]
@@ -282,12 +282,13 @@ def _softmax(logits: Float32) -> Float32:
     return np.asarray(powers / powers.sum(), np.float32)
 
 
-def _why_none(window: Window) -> Reason:
-    """Why no modality of a window is good; the order is that of ``Classifier.classify``."""
-    if not window.data:
-        reasons = set(window.missing.values())
+def _why_none(window: Window, modalities: Sequence[str]) -> Reason:
+    """Why none of the modalities of a window is good; the order is that of ``Classifier.classify``."""
+    there = [m for m in modalities if m in window.data]
+    if not there:
+        reasons = {window.missing[m] for m in modalities if m in window.missing}
         return "warming_up" if reasons == {"warming_up"} else "gap"
-    contact = any("contact" in window.quality[m].problems for m in window.data)
+    contact = any("contact" in window.quality[m].problems for m in there)
     return "contact" if contact else "quality"
 
 

@@ -151,7 +151,7 @@ def open_session(
     shots: Shots | None = None,
 ) -> Session:
     """Session on a bundle's network; raises BundleError or InferenceError where it cannot run with these streams."""
-    check_streams(bundle.manifest.spec, streams.values(), bundle.path)
+    check_streams(bundle.manifest.spec, streams.values(), bundle.path, bundle.manifest.modalities)
     if bundle.manifest.spec.needs_baseline and baseline is None:
         remedy = "record one (`affectd baseline --recording`), or use a bundle that works without"
         raise BundleError(bundle.path, "spec", "needs the wearer's resting baseline, and there is none", remedy)

@@ -153,6 +153,7 @@ def select(
     n_outputs: int,
     *,
     seed: int,
+    masks: Sequence[str] = MASKS,
     per_mask: int = PER_MASK,
     parity_per_mask: int = PARITY_PER_MASK,
 ) -> Selection:
@@ -164,7 +165,7 @@ def select(
     _check_subjects(pool, train_subjects)
     trained = np.isin(pool.subjects, list(train_subjects))
     calibration = {}
-    for number, mask in enumerate(MASKS):
+    for number, mask in enumerate(masks):
         candidates = np.flatnonzero(trained & pool.having(mask) & (pool.labels != UNLABELLED))
         _check_candidates(pool, candidates, mask, n_outputs)
         n = min(per_mask, int(MAX_SHARE * len(candidates)))
@@ -172,9 +173,9 @@ def select(
     check_no_leak(pool, calibration, train_subjects)
     used = np.unique(np.concatenate(list(calibration.values())))
     parity = {}
-    for number, mask in enumerate(MASKS):
+    for number, mask in enumerate(masks):
         rest = np.setdiff1d(np.flatnonzero(pool.having(mask) & (pool.labels != UNLABELLED)), used)
-        parity[mask] = balanced(pool, rest, parity_per_mask, seed + len(MASKS) + number)
+        parity[mask] = balanced(pool, rest, parity_per_mask, seed + len(masks) + number)
         if not len(parity[mask]):
             raise CalibrationError(pool.path, f"mask {mask}", "no window is left to judge", "prepare more windows")
     return Selection(calibration, parity)

@@ -29,7 +29,6 @@ from quantize.errors import ConvertError
 
 Floats32 = npt.NDArray[np.float32]
 
-INPUTS = ("ecg", "eda", "mask")
 MEAN, STD = 0.0, 1.0
 """The converter would subtract and divide: model inputs are scaled already."""
 LIMIT_S = 1800.0
@@ -193,8 +192,8 @@ def convert(
 ) -> Converted:
     """Convert an ONNX file to full int8; raises ConvertError with the converter's last lines.
 
-    ``calibration`` holds ecg and eda (n, n_chans, n_times) and mask (n, 2), as the network sees them; ``folder`` gets
-    every intermediate file and the log; ``on_stage`` hears what the converter is at.
+    ``calibration`` holds each of the file's inputs as the network sees it, ecg and eda (n, n_chans, n_times) and mask
+    (n, 2); ``folder`` gets every intermediate file and the log; ``on_stage`` hears what the converter is at.
     """
     begin = time.monotonic()
     folder = folder.absolute()  # the child runs in it
@@ -204,7 +203,7 @@ def convert(
     tflite.unlink(missing_ok=True)
     job = _Job(str(folder / RESULT), str(tflite), str(onnx.absolute()), str(tflite.parent), paths)
     inspection = _run_child(job, folder, log, on_stage)
-    check(inspection, {name: _file_shape(calibration[name]) for name in INPUTS}, log, n_outputs)
+    check(inspection, {name: _file_shape(array) for name, array in calibration.items()}, log, n_outputs)
     return Converted(tflite, inspection, log, time.monotonic() - begin)
 
 
@@ -247,8 +246,7 @@ def check(inspection: Inspection, shapes: Mapping[str, tuple[int, ...]], log: Pa
 def _save_calibration(calibration: Mapping[str, Floats32], folder: Path) -> dict[str, str]:
     """Write each input's array in the converter's layout; input -> path."""
     paths = {}
-    for name in INPUTS:
-        array = calibration[name]
+    for name, array in calibration.items():
         nhwc = array.transpose(0, 2, 1)[:, None] if array.ndim == 3 else array
         path = folder / f"calibration_{name}.npy"
         np.save(path, np.ascontiguousarray(nhwc, np.float32))

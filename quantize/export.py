@@ -21,6 +21,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import torch
 from torch import nn
 
+from device.bundle import masks_of
 from device.pipeline.errors import SpecError
 from device.pipeline.feature_input import FeatureSpec
 from device.pipeline.spec import MODALITIES, SignalSpec
@@ -35,8 +36,8 @@ Floats32 = npt.NDArray[np.float32]
 
 KEYS = ("model", "spec", "labels", "provenance")
 """Of a checkpoint, beside what train.fit reads."""
-INPUTS = (*MODALITIES, "mask")
-"""Names of the ONNX inputs, in the order of the network's arguments."""
+ARGUMENTS = (*MODALITIES, "mask")
+"""Of every network, in order; the ONNX file has those of them that it reads, by these names."""
 OUTPUT, EMBEDDING = "logits", "embedding"
 """Names of the ONNX outputs; the second only where the network has a space."""
 OPSET = 18
@@ -68,6 +69,16 @@ class Checkpoint:
     def outputs(self) -> tuple[str, ...]:
         """Names of what the file gives, in order."""
         return (OUTPUT, EMBEDDING) if isinstance(self.network, EmoBed) else (OUTPUT,)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which the network reads."""
+        return tuple(m for m in MODALITIES if m in self.config.get("modalities", MODALITIES))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the file reads, in order."""
+        return (*self.modalities, "mask")
 
     def input_shape(self, modality: str) -> tuple[int, ...]:
         """What the network reads of one window: (n_chans, n_times), or (n_features,)."""
@@ -137,7 +148,8 @@ def _check_outputs(checkpoint: Checkpoint) -> None:
 def random_inputs(checkpoint: Checkpoint, n: int, seed: int = 0) -> dict[str, Floats32]:
     """``n`` seeded noise windows within the clip, masks cycling: ecg, eda (n, *input_shape), mask (n, 2)."""
     rng = np.random.default_rng(seed)
-    masks = np.array([[1, 1], [1, 0], [0, 1]], np.float32)[np.arange(n) % 3]
+    shows = [[m in mask.split("+") for m in MODALITIES] for mask in masks_of(checkpoint.modalities)]
+    masks = np.array(shows, np.float32)[np.arange(n) % len(shows)]
     arrays = {"mask": masks}
     for column, modality in enumerate(MODALITIES):
         shape, clip = checkpoint.input_shape(modality), checkpoint.spec.clip
@@ -167,7 +179,7 @@ def _run_torch(forward: Callable[..., torch.Tensor], arrays: Mapping[str, Floats
     parts = []
     with torch.inference_mode():
         for start in range(0, len(nchw["mask"]), batch):
-            inputs = [torch.from_numpy(np.ascontiguousarray(nchw[name][start : start + batch])) for name in INPUTS]
+            inputs = [torch.from_numpy(np.ascontiguousarray(nchw[name][start : start + batch])) for name in ARGUMENTS]
             parts.append(forward(*inputs).numpy())
     return np.asarray(np.concatenate(parts), np.float32)
 
@@ -178,23 +190,22 @@ def run_onnx(path: Path, arrays: Mapping[str, Floats32], output: str = OUTPUT) -
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     nchw = _to_nchw(arrays)
-    rows = [
-        session.run([output], {name: nchw[name][i : i + 1] for name in INPUTS})[0] for i in range(len(nchw["mask"]))
-    ]
+    names = [value.name for value in session.get_inputs()]
+    rows = [session.run([output], {name: nchw[name][i : i + 1] for name in names})[0] for i in range(len(nchw["mask"]))]
     return np.asarray(np.concatenate(rows), np.float32)
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the network as ONNX with static batch 1 and prove it equal to torch; raises ExportError."""
     example = _to_nchw(random_inputs(checkpoint, 1))
-    inputs = tuple(torch.from_numpy(example[name]) for name in INPUTS)
+    inputs = tuple(torch.from_numpy(example[name]) for name in checkpoint.inputs)
     with _quiet_exporter():
         try:
             program = torch.onnx.export(
-                _exported(checkpoint.network),
+                _exported(checkpoint),
                 inputs,
                 dynamo=True,  # the legacy exporter writes operators neither TFLite runtime loads
-                input_names=list(INPUTS),
+                input_names=list(checkpoint.inputs),
                 output_names=list(checkpoint.outputs),
                 opset_version=OPSET,
                 external_data=False,
@@ -218,8 +229,8 @@ def check_onnx(path: Path, checkpoint: Checkpoint) -> None:
         raise ExportError(f"onnx.checker refuses it ({str(error).splitlines()[0]})", "use layers ONNX knows") from error
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in model.graph.input}
     outputs = tuple(value.name for value in model.graph.output)
-    if (tuple(shapes), outputs) != (INPUTS, checkpoint.outputs):
-        reason = f"has {[*shapes, *outputs]} where {[*INPUTS, *checkpoint.outputs]} were asked for"
+    if (tuple(shapes), outputs) != (checkpoint.inputs, checkpoint.outputs):
+        reason = f"has {[*shapes, *outputs]} where {[*checkpoint.inputs, *checkpoint.outputs]} were asked for"
         raise ExportError(reason, "use another torch")
     if any(shape[0] != 1 or 0 in shape for shape in shapes.values()):
         raise ExportError(f"shapes {shapes} are not static with batch 1", "write the network without dynamic axes")
@@ -247,8 +258,22 @@ class _WithEmbedding(nn.Module):
         return self.network.head(embedding), embedding
 
 
-def _exported(network: nn.Module) -> nn.Module:
-    return _WithEmbedding(network).eval() if isinstance(network, EmoBed) else network
+class _OfOneModality(nn.Module):
+    """A network without the argument that it does not look at."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, shown: torch.Tensor, mask: torch.Tensor) -> Any:
+        """What the network gives."""
+        return self.network(shown, shown, mask)
+
+
+def _exported(checkpoint: Checkpoint) -> nn.Module:
+    network = checkpoint.network
+    whole = _WithEmbedding(network) if isinstance(network, EmoBed) else network
+    return (whole if len(checkpoint.modalities) > 1 else _OfOneModality(whole)).eval()
 
 
 @contextmanager

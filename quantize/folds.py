@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from device.bundle import DISCLAIMER, write_bundle
+from device.bundle import DISCLAIMER, masks_of, write_bundle
 from device.inference import Answer, Classifier
 from device.pipeline.spec import MODALITIES
 from quantize.calibrate import Pool, calibration_inputs, select
@@ -103,11 +103,12 @@ def _convert_one(job: tuple[str, str]) -> str:
 
 def int8_classifier(checkpoint: Checkpoint, pool: Pool, folder: Path) -> Classifier:
     """The device's classifier on the checkpoint's int8 file, calibrated on its training subjects."""
-    chosen = select(pool, checkpoint.subjects("train_subjects"), len(checkpoint.labels), seed=0)
+    masks = masks_of(checkpoint.modalities)
+    chosen = select(pool, checkpoint.subjects("train_subjects"), len(checkpoint.labels), seed=0, masks=masks)
     inputs = calibration_inputs(pool, chosen, checkpoint.spec)
-    converted = convert(
-        export_onnx(checkpoint, folder / "model.onnx"), inputs, folder, n_outputs=len(checkpoint.outputs)
-    )
+    shown = {name: inputs[name] for name in checkpoint.inputs}
+    onnx = export_onnx(checkpoint, folder / "model.onnx")
+    converted = convert(onnx, shown, folder, n_outputs=len(checkpoint.outputs))
     manifest = draft_manifest(checkpoint, converted)
     return Classifier(write_bundle(folder / "fold.affect", manifest, converted.model, DISCLAIMER, {}))
 

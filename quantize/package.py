@@ -15,7 +15,17 @@ from typing import Any
 
 import msgspec
 
-from device.bundle import DISCLAIMER, MASKS, Bundle, Manifest, Parity, Provenance, TensorSpec, Thresholds, write_bundle
+from device.bundle import (
+    DISCLAIMER,
+    Bundle,
+    Manifest,
+    Parity,
+    Provenance,
+    TensorSpec,
+    Thresholds,
+    masks_of,
+    write_bundle,
+)
 from device.space import Space
 from quantize.calibrate import (
     PARITY_PER_MASK,
@@ -36,7 +46,7 @@ from train.errors import CheckpointError
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow")
 """Their versions shape the file."""
-THRESHOLDS = Thresholds(min_probability=dict.fromkeys(MASKS, 0.5), max_clipped_share=0.25)
+MIN_PROBABILITY, MAX_CLIPPED_SHARE = 0.5, 0.25
 """Where the checkpoint has none: a label must be more likely than not; a quarter of a window out of range is no
 window of the kind the network has seen. Free choices."""
 SHARES = (1.0, 0.99, 0.98)
@@ -44,8 +54,8 @@ SHARES = (1.0, 0.99, 0.98)
 Stress-Predict, 600 windows per mask) 8-18 labels differed at 1, 6-8 at 0.99 and 1-6 at 0.98, while the largest error of
 a probability grew from 0.05 to 0.12 and 0.20; on another, whose error lay in inner layers, it helped little. That it
 ends at 0.98 is a free choice."""
-UNCALIBRATED = dict.fromkeys(MASKS, 1.0)
-"""Temperatures that leave the logits as they are."""
+UNCALIBRATED = 1.0
+"""The temperature that leaves the logits as they are."""
 ONNX, DRAFT, REPORT = "model.onnx", "draft.affect", "report.json"
 
 
@@ -128,6 +138,7 @@ def build(
         trained,
         len(checkpoint.labels),
         seed=options.seed,
+        masks=masks_of(checkpoint.modalities),
         per_mask=options.per_mask,
         parity_per_mask=options.parity_per_mask,
     )
@@ -148,8 +159,9 @@ def build(
         kept = central(inputs, logits, share)
         folder = work / f"share-{100 * share:g}"
         on_step(f"int8 ranges of {len(kept['mask'])} windows ({share:.0%} of those chosen)")
+        shown = {name: kept[name] for name in checkpoint.inputs}
         converted = convert(
-            onnx, kept, folder, lambda stage: on_step(f"convert to int8: {stage}"), len(checkpoint.outputs)
+            onnx, shown, folder, lambda stage: on_step(f"convert to int8: {stage}"), len(checkpoint.outputs)
         )
         if attempt(share, converted, folder):
             break
@@ -173,7 +185,11 @@ def _without_figures(checkpoint: Checkpoint) -> Manifest:
     What the checkpoint does not say takes the defaults of this file.
     """
     said = checkpoint.provenance
-    provenance = _provenance(checkpoint)
+    provenance, masks = _provenance(checkpoint), masks_of(checkpoint.modalities)
+    thresholds = {
+        "min_probability": dict.fromkeys(masks, MIN_PROBABILITY), "max_clipped_share": MAX_CLIPPED_SHARE,
+    }  # fmt: skip
+    uncalibrated = dict.fromkeys(masks, UNCALIBRATED)
     return Manifest(
         name=str(said.get("name", checkpoint.model_name)),
         created=_created(checkpoint),
@@ -183,14 +199,12 @@ def _without_figures(checkpoint: Checkpoint) -> Manifest:
         features=checkpoint.features,
         inputs={},
         output=TensorSpec(name="", shape=(), dtype="int8", scale=1.0, zero_point=0),
-        thresholds=_read(
-            checkpoint, "thresholds", {**msgspec.to_builtins(THRESHOLDS), **said.get("thresholds", {})}, Thresholds
-        ),
-        temperature=_read(checkpoint, "temperature", said.get("temperature", UNCALIBRATED), dict[str, float]),
+        thresholds=_read(checkpoint, "thresholds", {**thresholds, **said.get("thresholds", {})}, Thresholds),
+        temperature=_read(checkpoint, "temperature", said.get("temperature", uncalibrated), dict[str, float]),
         space=_read(checkpoint, "space", said.get("space"), Space | None),
         surrogate_ecg=any(dataset.surrogate_ecg for dataset in provenance.datasets),
         provenance=provenance,
-        parity=tuple(_no_parity(mask) for mask in MASKS),
+        parity=tuple(_no_parity(mask) for mask in masks),
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 from torch import nn
 
-from device.bundle import MASKS, Bundle, Parity
+from device.bundle import Bundle, Parity
 from device.errors import InferenceError
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.spec import MODALITIES
@@ -104,7 +104,7 @@ def compare(
     """Every implementation against torch for each mask; ``chosen`` says which windows of which mask."""
     runs = classifiers(bundle)
     found = []
-    for mask in MASKS:
+    for mask in bundle.manifest.masks:
         on_mask(mask)
         inputs, labels = pool.inputs(chosen[mask], mask), pool.labels[chosen[mask]]
         wanted = run_torch(network, inputs)

@@ -26,7 +26,7 @@ from quantize.calibrate import Pool, balanced, calibration_inputs, central, chec
 from quantize.cli import explain, main
 from quantize.convert import convert, inspect
 from quantize.errors import CalibrationError, ConvertError
-from quantize.export import INPUTS, Checkpoint, embed_torch, export_onnx, read_checkpoint, run_onnx, run_torch
+from quantize.export import ARGUMENTS, Checkpoint, embed_torch, export_onnx, read_checkpoint, run_onnx, run_torch
 from quantize.package import build
 from quantize.verify import MAX_DROP, MIN_AGREEMENT, compare, comparison, gate, parity, run_int8
 from train.augment import NONE
@@ -100,8 +100,8 @@ def fit(pool: Pool, n_steps: int = 100) -> ACC:
     for _ in range(n_steps):
         indices = rng.choice(len(pool), 8)
         parts = [pool.inputs(indices, mask) for mask in MASKS]  # each batch under every mask, for BatchNorm's sake
-        inputs = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in INPUTS}
-        tensors = [inputs[name] if name == "mask" else inputs[name][:, :, None] for name in INPUTS]
+        inputs = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in ARGUMENTS}
+        tensors = [inputs[name] if name == "mask" else inputs[name][:, :, None] for name in ARGUMENTS]
         target = torch.from_numpy(np.tile(pool.labels[indices], len(MASKS)))
         loss = torch.nn.functional.cross_entropy(network(*tensors), target)
         optimizer.zero_grad()

@@ -38,7 +38,7 @@ from train.systems import SEEDLESS, needs_encoder, sweeps, system_and_share
 from train.world import ALONE, World
 
 HERE = Path(__file__).parent
-KEEP_NETWORKS = ("acc", "emobed")
+KEEP_NETWORKS = ("acc", "emobed", "transformer-pretrained")
 """Systems whose int8 file is worth making of every fold."""
 SHAPING = (
     "augment.py", "confidence.py", "evaluate.py", "fewshot.py", "fit.py", "metrics.py", "objective.py", "select.py",

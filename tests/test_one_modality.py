@@ -1,0 +1,121 @@
+"""A bundle whose network reads ECG alone: the Transformer, trained a little, converted, and run as the device does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from test_bundle import ECG, EDA
+from test_inference import window
+from test_quantize import HELD_OUT, SPEC, TRAINED, make_people, make_pool
+
+from device.bundle import Bundle, check_streams, masks_of, read_bundle, write_bundle
+from device.errors import BundleError, InferenceError
+from device.inference import Classifier
+from device.pipeline.spec import MODALITIES
+from quantize.export import Checkpoint, export_onnx, read_checkpoint
+from quantize.package import build
+from quantize.verify import MIN_AGREEMENT
+from train.augment import NONE
+from train.fit import FitConfig, fit, save_checkpoint
+from train.models.acc import AccConfig
+from train.models.ecg_transformer import TransformerConfig
+from train.models.emobed import EmoBedConfig
+
+SMALL = TransformerConfig(eda_times=240, stem=4, width=16, layers=1, heads=2, feed=16, hidden=8)
+ABOUT = {
+    "train_subjects": TRAINED,
+    "test_subjects": [HELD_OUT],
+    "datasets": [{"name": "made", "licence": "none", "subjects": 6, "surrogate_ecg": True, "url": "none"}],
+    "seeds": [0],
+    "commit": "0" * 40,
+    "command": "pytest",
+    "packages": {},
+    "created": "2026-01-02T03:04:05+00:00",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Checkpoint]:
+    folder = tmp_path_factory.mktemp("ecg")
+    config = FitConfig(epochs=6, batch=16, mixup=0.0, augmentation=NONE)
+    model = fit(make_people(TRAINED), TRAINED, config, SMALL, 0).model
+    save_checkpoint(folder / "ecg.pt", model, SPEC, ("rest", "task"), ABOUT)
+    checkpoint = read_checkpoint(folder / "ecg.pt")
+    return build(checkpoint, make_pool([*TRAINED, HELD_OUT]), folder / "ecg.affect", folder).bundle, checkpoint
+
+
+@pytest.fixture(scope="module")
+def bundle(made: tuple[Bundle, Checkpoint]) -> Bundle:
+    return read_bundle(made[0].path)
+
+
+def test_the_file_is_int8_from_end_to_end_and_reads_nothing_but_ecg(bundle: Bundle) -> None:
+    manifest, model = bundle.manifest, bundle.report["model"]
+    assert tuple(manifest.inputs) == ("ecg", "mask") and manifest.modalities == manifest.masks == ("ecg",)
+    assert {tensor.dtype for tensor in (*manifest.inputs.values(), manifest.output)} == {"int8"}
+    assert model["float_operators"] == [] and set(model["dtypes"]) <= {"INT8", "INT32", "INT64"}
+    assert [p.mask for p in manifest.parity] == [*manifest.temperature] == [*manifest.thresholds.min_probability]
+    (parity,) = manifest.parity
+    assert parity.agreement >= MIN_AGREEMENT and parity.cosine > 0.99
+    assert parity.balanced_accuracy_float is not None and parity.balanced_accuracy_float > 0.9
+
+
+def test_eda_changes_nothing_and_is_not_said_to_have_been_seen(bundle: Bundle) -> None:
+    classifier = Classifier(bundle)
+    both, alone = (classifier.classify(window(sqi)) for sqi in ({"ecg": 0.9, "eda": 0.9}, {"ecg": 0.9}))
+    assert both.modalities == alone.modalities == ("ecg",)
+    assert both.probabilities == alone.probabilities is not None
+    assert both.sqi == {"ecg": 0.9, "eda": 0.9}
+
+
+@pytest.mark.parametrize("missing", ["gap", "warming_up"])
+def test_without_ecg_it_abstains_whatever_eda_there_is(bundle: Bundle, missing: str) -> None:
+    found = Classifier(bundle).classify(replace(window({"eda": 0.9}), missing={"ecg": missing}))
+    assert (found.abstained, found.label, found.modalities) == (missing, None, ())
+    assert found.problems["ecg"] == (missing,)
+
+
+def test_contact_of_a_sensor_that_it_does_not_read_is_no_reason(bundle: Bundle) -> None:
+    loose = window({"ecg": 0.1, "eda": 0.1}, {"eda": ("contact",)})
+    assert Classifier(bundle).classify(loose).abstained == "quality"
+
+
+def test_what_it_does_not_read_is_refused_as_an_array(bundle: Bundle) -> None:
+    with pytest.raises(InferenceError, match=r"\['eda'\] where some of ecg are needed"):
+        Classifier(bundle).logits({"eda": np.zeros((2, 240), np.float32)})
+
+
+def test_a_sensor_that_it_does_not_read_is_not_enough(bundle: Bundle) -> None:
+    check_streams(SPEC, (ECG, EDA), bundle.path, bundle.manifest.modalities)
+    with pytest.raises(BundleError, match="bundle reads ecg, attached is eda; attach ecg or use another bundle"):
+        check_streams(SPEC, (EDA,), bundle.path, bundle.manifest.modalities)
+
+
+@pytest.mark.parametrize(("modalities", "masks"), [(MODALITIES, 3), (("ecg",), 1), (("eda",), 1), ((), 0)])
+def test_a_network_can_be_shown_what_it_reads(modalities: tuple[str, ...], masks: int) -> None:
+    found = masks_of(modalities)
+    assert len(found) == masks and all(set(mask.split("+")) <= set(modalities) for mask in found)
+
+
+@pytest.mark.parametrize("kind", [AccConfig, EmoBedConfig])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_network_of_one_modality_is_exported_with_it_alone(
+    made: tuple[Bundle, Checkpoint], tmp_path: Path, kind: type[AccConfig], modality: str
+) -> None:
+    shape = kind(eda_times=240, stem=4, widths=(4, 6, 8), hidden=4, modalities=(modality,))
+    model = fit(make_people(TRAINED[:1]), TRAINED[:1], FitConfig(epochs=0), shape, 0).model
+    save_checkpoint(tmp_path / "one.pt", model, SPEC, ("rest", "task"), ABOUT)
+    checkpoint = read_checkpoint(tmp_path / "one.pt")
+    assert checkpoint.inputs == (modality, "mask")
+    export_onnx(checkpoint, tmp_path / "one.onnx")  # which proves that its outputs are torch's
+
+
+def test_a_manifest_without_any_modality_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    mask_alone = {"mask": bundle.manifest.inputs["mask"]}
+    nothing = msgspec.structs.replace(bundle.manifest, inputs=mask_alone)
+    with pytest.raises(BundleError, match="inputs: are none of ecg, eda"):
+        write_bundle(tmp_path / "none.affect", nothing, bundle.model, bundle.card, {})
