@@ -189,7 +189,8 @@ def test_an_encoder_is_read_back_for_another_task(whole: tuple[Path, dict[str, T
     assert encoder.config == wanted
     body = {k: v for k, v in encoder.state_dict().items() if not k.startswith("head.")}
     assert equal(body, {k: v for k, v in whole[1].items() if not k.startswith("head.")})
-    assert provenance["sources"][0]["licence"] == "CC0"
+    (learned,) = provenance["datasets"]
+    assert (learned["licence"], learned["surrogate_ecg"]) == ("CC0", False) and learned["subjects"] > 1
     assert provenance["windows"] == 48
     assert provenance["pretraining"]["steps"] == 12
 

@@ -33,6 +33,8 @@ INTERRUPTED = 130
 HERE = Path(__file__).parent
 REFERENCE = {"wesad": "wesad_e4", "stress-predict": "stress_predict"}
 """Data set -> its folder below AFFECTD_REFERENCE_DATA."""
+FITTED = ("acc", "emobed", "transformer-pretrained", "transformer-scratch")
+"""Systems whose network may become a bundle."""
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
@@ -246,7 +248,7 @@ def left_out(without: str, subjects: Sequence[str]) -> list[str]:
 @data_option
 @out_option
 @workers_option
-@click.option("--system", type=click.Choice(["acc", "emobed"]), default="acc", show_default=True, help="Network.")
+@click.option("--system", type=click.Choice(FITTED), default="acc", show_default=True, help="Network.")
 @click.option("--mode", type=click.Choice(["cold_start", "calibrated"]), default="cold_start", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--without", default="", help="Subjects to leave out, comma separated.")
@@ -284,7 +286,7 @@ def fit(
         "task": config.task,
         "train_subjects": list(fitted.train_subjects),
         "test_subjects": kept,
-        "datasets": [dataset.learned_from(len(fold.train), surrogate)],
+        "datasets": [dataset.learned_from(len(fold.train), surrogate), *material.learned_before(system)],
         "seeds": [seed],
         "commit": _commit(),
         "command": f"affectd-train fit --config {path} --system {system} --mode {mode} --seed {seed}"

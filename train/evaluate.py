@@ -204,6 +204,12 @@ class Material:
         """As pre-training left it."""
         return load_encoder(self.config.transformer.path)[0]
 
+    def learned_before(self, system: str) -> list[dict[str, Any]]:
+        """Data sets that a system's network begins with having learned from, as a checkpoint says them."""
+        if system not in TRANSFORMERS or not NETWORKS[system].is_pretrained:
+            return []
+        return list(load_encoder(self.config.transformer.path)[1].get("datasets", ()))
+
     def _pretrained(self, system: str, choice: Choice) -> dict[str, Tensor]:
         """Weights that a system's network begins with, by name."""
         config = self._network(system, choice)

@@ -367,7 +367,7 @@ def _keep(work: _Work, fold: Fold, choice: Choice, seed: int, system: str, model
         "task": material.config.task,
         "train_subjects": list(fold.train),
         "test_subjects": [fold.test],
-        "datasets": [dataset.learned_from(len(fold.train), surrogate)],
+        "datasets": [dataset.learned_from(len(fold.train), surrogate), *material.learned_before(system)],
         "seeds": [seed],
         "commit": said.get("commit", "unknown"),
         "command": said.get("command", ""),

@@ -225,9 +225,13 @@ def judge(
 
 def made_of(config: PretrainConfig, corpus: Corpus, history: tuple[dict[str, float], ...]) -> dict[str, Any]:
     """What an encoder's file says of its pre-training."""
-    sources = [msgspec.to_builtins(source) for source in corpus.index.plan.sources]
+    learned = []
+    for source in corpus.index.plan.sources:
+        people = {r.person for r in corpus.index.records if r.source == source.name and r.windows}
+        about = {"name": source.name, "licence": source.licence, "url": source.url}
+        learned.append({**about, "subjects": len(people), "surrogate_ecg": False})
     return {
-        "pretraining": msgspec.to_builtins(config), "sources": sources, "windows": len(corpus),
+        "pretraining": msgspec.to_builtins(config), "datasets": learned, "windows": len(corpus),
         "history": list(history),
     }  # fmt: skip
 
