@@ -522,6 +522,18 @@ def test_no_person_is_on_both_sides(
     assert all(np.array_equal(a, b) for a, b in zip(made.split(share, seed), (train, held), strict=True))
 
 
+def test_people_to_be_left_out_are_on_neither_side(tmp_path: Path) -> None:
+    made = made_corpus(tmp_path / "c", [(f"r{k}", [2, 2]) for k in range(6)])
+    names = sorted({made.where(i).person for i in range(len(made))})
+    train, held = made.split(0.3, without=names[:3])
+    assert {made.where(int(i)).person for i in (*train, *held)} == set(names[3:])
+    assert {made.where(int(i)).person for i in train}.isdisjoint(made.where(int(i)).person for i in held)
+    with pytest.raises(DataError, match=f"all windows are of {names[5]}; add"):
+        made.split(0.3, without=names[:5])
+    with pytest.raises(DataError, match="all windows are of people to be left out"):
+        made.split(0.3, without=names)
+
+
 def test_other_seeds_hold_out_others_and_one_person_cannot_be_split(tmp_path: Path) -> None:
     made = made_corpus(tmp_path / "c", [(f"r{k}", [2, 2]) for k in range(10)])
     held = [tuple(made.split(0.3, seed)[1].tolist()) for seed in range(8)]

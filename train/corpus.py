@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -217,8 +217,8 @@ class Corpus:
         start = lead.starts[index - int(self.stops[k])]  # counted from the lead's end
         return Place(record.source, record.subject, record.person, lead.session, lead.lead, start)
 
-    def split(self, share: float, seed: int = 0) -> tuple[Indices, Indices]:
-        """Windows to train on and windows held out, both in order, no person in both.
+    def split(self, share: float, seed: int = 0, without: Collection[str] = ()) -> tuple[Indices, Indices]:
+        """Windows to train on and windows held out, both in order, no person in both, nobody of ``without`` in any.
 
         People are held out in an order drawn by ``seed``, each who still fits within ``share`` (0 to 1, both excluded)
         of the windows; where nobody fits, the one with the fewest. Raises DataError where there is only one person.
@@ -226,16 +226,18 @@ class Corpus:
         if not 0 < share < 1:
             raise ValueError(f"share {share} is not between 0 and 1")
         people = np.repeat([record.person for record, _ in self.leads], np.diff(self.stops, prepend=0))
-        names, counts = np.unique(people, return_counts=True)
-        if len(names) == 1:
-            raise DataError(str(self.folder), "split", f"all windows are of {names[0]}", "add records of others")
-        held, room = [], share * len(self)
+        wanted = ~np.isin(people, list(without))
+        names, counts = np.unique(people[wanted], return_counts=True)
+        if len(names) < 2:
+            only = ", ".join(names) or "people to be left out"
+            raise DataError(str(self.folder), "split", f"all windows are of {only}", "add records of others")
+        held, room = [], share * counts.sum()
         for k in np.random.default_rng(seed).permutation(len(names)).tolist():
             if counts[k] <= room:
                 held.append(names[k])
                 room -= counts[k]
         out = np.isin(people, held or [names[np.argmin(counts)]])
-        return np.flatnonzero(~out), np.flatnonzero(out)
+        return np.flatnonzero(wanted & ~out), np.flatnonzero(out)
 
     def batches(
         self,

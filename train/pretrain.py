@@ -80,6 +80,8 @@ class PretrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: float = 1e-2
     held_out: Annotated[float, _SHARE] = 0.1
     """Share of the windows, of whole people, that only judge."""
+    without: tuple[str, ...] = ()
+    """People, by the corpus' names, whom nothing is to look at: others will be tested on them."""
     judged: Annotated[int, _POSITIVE] = 512
     """Of those, looked at every time: the same ones and the same questions."""
     judge_every: Annotated[int, _POSITIVE] = 200
@@ -143,7 +145,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(trained(both), config.lr, weight_decay=config.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: rate(step / config.steps, config.warmup))
     step, history = _resumed(out / STATE, config, corpus, both, optimizer, schedule, on)
-    train, held = corpus.split(config.held_out, config.seed)
+    train, held = corpus.split(config.held_out, config.seed, config.without)
     judged = np.random.default_rng(config.seed).choice(held, min(config.judged, len(held)), replace=False)
     share = max(1, config.batch // world.size)
     batches = corpus.batches(train, share, config.seed, rank=world.rank, world_size=world.size, start_step=step)
@@ -227,9 +229,9 @@ def made_of(config: PretrainConfig, corpus: Corpus, history: tuple[dict[str, flo
     """What an encoder's file says of its pre-training."""
     learned = []
     for source in corpus.index.plan.sources:
-        people = {r.person for r in corpus.index.records if r.source == source.name and r.windows}
+        people = {r.person for r in corpus.index.records if r.source == source.name and r.windows} - {*config.without}
         about = {"name": source.name, "licence": source.licence, "url": source.url}
-        learned.append({**about, "subjects": len(people), "surrogate_ecg": False})
+        learned += [{**about, "subjects": len(people), "surrogate_ecg": False}] if people else []
     return {
         "pretraining": msgspec.to_builtins(config), "datasets": learned, "windows": len(corpus),
         "history": list(history),
