@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from device.pipeline.errors import PipelineError
+from train.beats_command import beats
 from train.corpus_command import corpus
 from train.data.command import data
 from train.distil_command import distil, save_windows
@@ -31,7 +32,7 @@ UNFINISHED = 3
 INTERRUPTED = 130
 """As a shell reports it."""
 HERE = Path(__file__).parent
-REFERENCE = {"wesad": "wesad_e4", "stress-predict": "stress_predict"}
+REFERENCE = {"mitbih-tpcp": "mitbih_tpcp", "stress-predict": "stress_predict", "wesad": "wesad_e4"}
 """Data set -> its folder below AFFECTD_REFERENCE_DATA."""
 FITTED = ("acc", "emobed", "transformer-pretrained", "transformer-scratch")
 """Systems whose network may become a bundle."""
@@ -120,6 +121,7 @@ def command() -> None:
     """Train and evaluate affectd's networks."""
 
 
+command.add_command(beats)
 command.add_command(corpus)
 command.add_command(data)
 command.add_command(distil)
