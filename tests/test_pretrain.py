@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from train.corpus import Corpus
 from train.encoder import load_encoder
 from train.errors import CheckpointError, ConfigError
 from train.models.ecg_transformer import TransformerConfig
-from train.pretext import MaskedSignal
+from train.pretext import MaskedSignal, Question
 from train.pretrain import (
     ENCODER,
     HISTORY,
@@ -35,6 +36,9 @@ from train.pretrain import (
     read_config,
     scaled,
 )
+from train.pretrain_command import REPORT
+from train.report.plots import OURS_COLOUR
+from train.report.pretraining import filling, page
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +250,39 @@ def test_the_command_goes_on_where_it_stopped_and_says_what_came_of_it(made: Cor
     assert "held-out people's loss" in done.stdout and "step 4 of 4" in done.stderr
     _, provenance = load_encoder(tmp_path / "out" / ENCODER)
     assert provenance["command"].startswith("affectd-train pretrain") and provenance["commit"]
+    again = (tmp_path / "out" / REPORT).read_text()
+    assert CliRunner().invoke(command, args).exit_code == 0  # a finished run draws its page again
+    assert (tmp_path / "out" / REPORT).read_text() == again
+
+
+@pytest.mark.parametrize(("pretext", "word"), [("masked", "fills in"), ("transforms", "time warping")])
+def test_the_page_shows_held_out_people_alone(made: Corpus, tmp_path: Path, pretext: str, word: str) -> None:
+    how = config(pretext=pretext, held_out=0.4)
+    found = pretrain(made, how, tmp_path)
+    text = page(found, made, how, load_encoder(tmp_path / ENCODER)[1])
+    train, held = made.split(how.held_out, how.seed)
+    assert word in text and "CC0" in text and "<script" not in text
+    lines = [f"{p.source} {p.subject}, {p.lead}" for p in (made.where(int(i)) for i in (*train, *held))]
+    drawn = [any(line in text for line in lines[: len(train)]), any(line in text for line in lines[len(train) :])]
+    assert drawn == [False, pretext == "masked"]
+    assert text.count("<figure>") == 1 + (pretext == "masked") * len({made.where(int(i)).person for i in held})
+
+
+def test_what_is_filled_in_is_drawn_where_it_was_hidden_and_nowhere_else() -> None:
+    n = 7680
+    hidden = np.zeros((1, n), np.float32)
+    hidden[0, 3500:4000] = 1.0
+    question = Question(torch.zeros(1, 2, 1, n), torch.zeros(1, n), torch.from_numpy(hidden))
+    drawn = filling(question, np.full(n, 0.5, np.float32), 128.0, "somebody")
+    nothing = filling(replace(question, hidden=torch.zeros(1, n)), np.full(n, 0.5, np.float32), 128.0, "somebody")
+    line = re.compile(rf'<path d="([^"]*)"[^>]*stroke: {OURS_COLOUR}')
+    at = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", line.findall(drawn)[0])]
+    begin, whole = (7680 - 12 * 128) // 2, 12 * 128 - 1
+    shares = [(k - begin) / whole for k in (3500, 3999)]
+    frame = re.search(r'<clipPath[^>]*>\s*<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn)
+    assert frame is not None and line.findall(nothing)[0].split() == ["M", "0", "0"] and "somebody" in nothing
+    x, width = float(frame[1]), float(frame[2])
+    assert [(edge - x) / width for edge in (min(at), max(at))] == pytest.approx(shares, abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

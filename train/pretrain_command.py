@@ -9,6 +9,9 @@ from pathlib import Path
 
 import click
 
+REPORT = "report.html"
+"""In the output folder: what the encoder learned, in pictures."""
+
 
 @click.command()
 @click.argument("folder", metavar="CORPUS", type=click.Path(path_type=Path))
@@ -23,6 +26,7 @@ def pretrain(folder: Path, path: Path, out: Path, on: str, stop_after: int | Non
     """
     from train.cli import UNFINISHED, Progress, provenance, refuse_no_processor
     from train.corpus import Corpus
+    from train.encoder import load_encoder
     from train.pretrain import ENCODER, read_config
     from train.pretrain import pretrain as run
     from train.world import joined
@@ -38,7 +42,11 @@ def pretrain(folder: Path, path: Path, out: Path, on: str, stop_after: int | Non
         click.echo(f"stopped after {stop_after} of {config.steps} steps; run again to go on")
         raise SystemExit(UNFINISHED)
     if world.rank == 0:
-        click.echo(f"{out / ENCODER}: held-out people's loss {made.history[-1]['held_out']:.3f}")
+        from train.report.pretraining import page
+
+        text = page(made, found, config, load_encoder(out / ENCODER)[1])
+        (out / REPORT).write_text(text, encoding="utf-8")
+        click.echo(f"{out / ENCODER}: held-out people's loss {made.history[-1]['held_out']:.3f}; see {out / REPORT}")
 
 
 def _silent(line: str) -> None:

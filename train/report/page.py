@@ -35,14 +35,14 @@ from train.report.words import (
 Record = Mapping[str, Any]
 FIRST_CHOICES = 6
 """Values of one choice that are named one by one; of more, the middle and the ends."""
-_templates = jinja2.Environment(
+templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters.update(
+templates.filters.update(
     figure=figure, interval=interval, p_value=p_value, p_words=p_words, column=column_words, system=system_words
 )
 
@@ -53,7 +53,7 @@ def page(folds: Sequence[Fold], problems: Sequence[str] = (), title: str = "Leav
     records = figures.records(folds)
     of_group = by_group(records)
     ends = [edge for record in records for edge in record["ci95"]]
-    return _templates.get_template("page.html.j2").render(
+    return templates.get_template("page.html.j2").render(
         title=title,
         problems=[*problems, *(f"{_title(g)}: {m}" for g, of in made.items() for m in figures.missing(of))],
         surrogate=SURROGATE if any(record["surrogate_ecg"] for record in records) else None,
