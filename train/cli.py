@@ -22,6 +22,7 @@ from train.corpus_command import corpus
 from train.data.command import data
 from train.distil_command import distil, save_windows
 from train.errors import DataError, TrainError
+from train.explain_command import explain
 from train.pretrain_command import pretrain
 from train.report.command import report
 
@@ -125,6 +126,7 @@ command.add_command(beats)
 command.add_command(corpus)
 command.add_command(data)
 command.add_command(distil)
+command.add_command(explain)
 command.add_command(pretrain)
 command.add_command(report)
 
