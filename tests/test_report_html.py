@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -532,6 +533,16 @@ def test_the_page_says_everything_it_should(html: str, few: list[Fold]) -> None:
         assert words in text, words
     assert "is worth: cold start" not in text
     assert "<b>" not in html
+
+
+def test_a_system_with_a_rival_is_drawn_beside_it_where_it_does_not_lead(few: list[Fold]) -> None:
+    of_group = next(iter(figures.groups(few).values()))
+    acc = [fold for fold in of_group if fold.system == "acc"]
+    rivals = [dataclasses.replace(fold, system="emobed") for fold in acc]
+    captions = [caption for caption, _ in drawings("both", [*acc, *rivals], records([*acc, *rivals]))]
+    assert len(captions) == 6 and all("emobed and acc" in caption for caption in captions[4:])
+    alone = [caption for caption, _ in drawings("alone", rivals, records(rivals))]
+    assert len(alone) == 4 and not any("acc" in caption.split(",")[0] for caption in alone)
 
 
 def test_drawings_are_whole_svg_with_a_label_and_repeat(html: str, few: list[Fold]) -> None:

@@ -17,6 +17,8 @@ from train.report.folds import MASKS, Fold
 from train.report.words import sensors
 
 Record = Mapping[str, Any]
+RIVALS = (("emobed", OURS), ("transformer-pretrained", "transformer-scratch"))
+"""Systems and what each is to be better than."""
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class _Subject:
     folds: Sequence[Fold]
     lead: str
     best: str | None
-    """The best classical model, drawn beside the lead."""
+    """The best classical model or a rival, drawn beside the lead."""
     masks: Mapping[str, str]
     """Masks the lead was judged with, in words."""
     majority: Mapping[str, float]
@@ -57,16 +59,31 @@ def find(of_group: Sequence[Record], system: str | None, mask: str = "both") -> 
 
 
 def drawings(title: str, folds: Sequence[Fold], of_group: Sequence[Record]) -> list[tuple[str, Markup]]:
-    """Captions and SVG: bars per person, confusion, reliability, accuracy over coverage."""
+    """Captions and SVG: bars per person, confusion, reliability, accuracy over coverage.
+
+    The last two also of every other system that has a rival of its own.
+    """
     lead, best = lead_system(of_group), figures.best_classical(of_group)
     if lead is None:
         return []
+    subject = _subject(title, folds, of_group, lead, None if best == lead else best)
+    made = [_bars(subject), _confusions(subject), _reliabilities(subject), _coverages(subject)]
+    for system, rival in RIVALS:
+        if system != lead and _is_there(of_group, system):
+            other = _subject(title, folds, of_group, system, rival if _is_there(of_group, rival) else None)
+            made += [_reliabilities(other), _coverages(other)]
+    return [(caption, Markup(drawn)) for caption, drawn in made]
+
+
+def _is_there(of_group: Sequence[Record], system: str) -> bool:
+    return any(name_of(r) == system and r["runtime"] == "float" for r in of_group)
+
+
+def _subject(title: str, folds: Sequence[Fold], of_group: Sequence[Record], lead: str, best: str | None) -> _Subject:
     found = {mask: record for mask in MASKS if (record := find(of_group, lead, mask))}
     masks = {mask: sensors(mask, record["surrogate_ecg"]) for mask, record in found.items()}
     majority = {mask: record["majority"] for mask, record in found.items()}
-    subject = _Subject(title, folds, lead, None if best == lead else best, masks, majority)
-    made = (_bars(subject), _confusions(subject), _reliabilities(subject), _coverages(subject))
-    return [(caption, Markup(drawn)) for caption, drawn in made]
+    return _Subject(title, folds, lead, best, masks, majority)
 
 
 def _bars(s: _Subject) -> tuple[str, str]:
