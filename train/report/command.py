@@ -27,9 +27,17 @@ def _file(name: str, text: str) -> Callable[[Command], Command]:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML page here.")
 @_file("--records", "Write the flat records here (JSON).")
 @_file("--markdown", "Write the tables here (Markdown).")
+@click.option(
+    "--pages", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Fill the tables of the .md below."
+)
 @click.pass_context
 def report(
-    context: click.Context, results: Path, output: Path | None, records: Path | None, markdown: Path | None
+    context: click.Context,
+    results: Path,
+    output: Path | None,
+    records: Path | None,
+    markdown: Path | None,
+    pages: Path | None,
 ) -> None:
     """Say what RESULTS came to: the folder of a run, or its flat records (then no page can be drawn).
 
@@ -39,6 +47,7 @@ def report(
     from train.report import figures, folds, ratings
     from train.report.markdown import markdown as to_markdown
     from train.report.markdown import read_records, table
+    from train.report.model_pages import filled
 
     rated, problems = ratings.read(results)
     found = []
@@ -60,7 +69,9 @@ def report(
         _write(records, json.dumps(flat, indent=1, allow_nan=False) + "\n")
     if markdown:
         _write(markdown, to_markdown(flat))
-    if not (output or records or markdown):
+    for path in sorted(pages.glob("*.md")) if pages else ():
+        _write(path, filled(path.read_text(encoding="utf-8"), flat, str(path)))
+    if not (output or records or markdown or pages):
         click.echo(table(flat), nl=False)
     if problems:
         context.exit(SOME_LEFT_OUT)

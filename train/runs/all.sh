@@ -14,3 +14,4 @@ for name in wesad-binary wesad-3class stress-predict emobed-wesad-binary emobed-
   affectd-quantize-folds --config "train/runs/$name.toml" --out "$out"
 done
 affectd-train report "$out" --records results/loso.json --markdown docs/RESULTS.md -o "$out/report.html"
+affectd-train report results/loso.json --pages docs/models
