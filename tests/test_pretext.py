@@ -78,13 +78,14 @@ class CountsTokens(EcgTransformer):
 
 
 def test_a_token_fills_in_its_own_samples() -> None:
-    head = nn.Conv2d(SHAPE.width, TOKEN_TIMES, (1, 1))
+    head = nn.Conv2d(SHAPE.width, 2 * TOKEN_TIMES, (1, 1))
     nn.init.zeros_(head.weight)
     with torch.no_grad():
         head.weight[:, 0] = TOKEN_TIMES
-        head.bias.copy_(torch.arange(TOKEN_TIMES))
+        head.bias.copy_(torch.cat([torch.arange(TOKEN_TIMES), torch.arange(TOKEN_TIMES) + 0.5]))
     filled = MaskedSignal().filled(CountsTokens(SHAPE), head, torch.zeros(2, 2, 1, SHAPE.ecg_times))
-    assert torch.equal(filled, torch.from_numpy(COUNTING).expand(2, -1))
+    counting = torch.from_numpy(COUNTING).expand(2, -1)
+    assert torch.equal(filled, torch.stack([counting, counting + 0.5], dim=1))
 
 
 def test_the_loss_is_zero_for_who_knows_and_one_for_who_says_nothing_and_looks_at_hidden_samples_alone() -> None:
@@ -95,10 +96,13 @@ def test_the_loss_is_zero_for_who_knows_and_one_for_who_says_nothing_and_looks_a
     question = Says().ask(windows(64), np.random.default_rng(0))
     said = question.answer
     assert Says().loss(EcgTransformer(SHAPE), nn.Identity(), question).item() == 0.0
-    said = question.answer + 9.0 * (1.0 - question.hidden)
+    said = question.answer + 9.0 * (1.0 - question.hidden[:, None])
     assert Says().loss(EcgTransformer(SHAPE), nn.Identity(), question).item() == 0.0
-    said = torch.zeros_like(question.answer)
+    said = question.answer * torch.tensor([[0.0], [1.0]])
     assert Says().loss(EcgTransformer(SHAPE), nn.Identity(), question).item() == pytest.approx(1.0, abs=0.1)
+    said = question.answer + torch.tensor([[0.0], [3.0]])
+    assert Says().loss(EcgTransformer(SHAPE), nn.Identity(), question).item() == pytest.approx(9.0, rel=1e-4)
+    assert Says(heart_rate=0.5).loss(EcgTransformer(SHAPE), nn.Identity(), question).item() == pytest.approx(4.5)
 
 
 def test_every_transform_is_asked_for_as_often_and_named_rightly() -> None:

@@ -58,13 +58,13 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def test_it_learns_what_hidden_beats_look_like(made: Corpus, tmp_path: Path) -> None:
-    """Saying nothing costs 1."""
+    """Beats and heart rate alike."""
     wider = {"stem": 8, "width": 24, "heads": 2, "feed": 32}
     how = config(steps=60, batch=28, judge_every=20, lr=5e-3, randomisation=NONE, model=wider)
     found = pretrain(made, how, tmp_path)
     assert found.is_done
     assert [row["step"] for row in found.history] == [20.0, 40.0, 60.0]
-    assert found.history[-1]["loss"] < 0.95 < found.history[0]["loss"]
+    assert found.history[-1]["loss"] < 0.8 * found.history[0]["loss"]
 
 
 @pytest.mark.parametrize("stops", [(4,), (8,), (4, 8)])
@@ -272,9 +272,9 @@ def test_what_is_filled_in_is_drawn_where_it_was_hidden_and_nowhere_else() -> No
     n = 7680
     hidden = np.zeros((1, n), np.float32)
     hidden[0, 3500:4000] = 1.0
-    question = Question(torch.zeros(1, 2, 1, n), torch.zeros(1, n), torch.from_numpy(hidden))
-    drawn = filling(question, np.full(n, 0.5, np.float32), 128.0, "somebody")
-    nothing = filling(replace(question, hidden=torch.zeros(1, n)), np.full(n, 0.5, np.float32), 128.0, "somebody")
+    question = Question(torch.zeros(1, 2, 1, n), torch.zeros(1, 2, n), torch.from_numpy(hidden))
+    drawn = filling(question, np.full((2, n), 0.2, np.float32), 128.0, "somebody")
+    nothing = filling(replace(question, hidden=torch.zeros(1, n)), np.full((2, n), 0.2, np.float32), 128.0, "somebody")
     line = re.compile(rf'<path d="([^"]*)"[^>]*stroke: {OURS_COLOUR}')
     at = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", line.findall(drawn)[0])]
     begin, whole = (7680 - 12 * 128) // 2, 12 * 128 - 1

@@ -20,8 +20,9 @@ from train.models.ecg_transformer import TOKEN_TIMES, EcgTransformer, Transforme
 
 Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
-ECG = 0
-"""The channel that is asked about; the other is the heart rate, which the device derives of it."""
+ECG, HEART_RATE = 0, 1
+"""Channels of a window; the device derives the second of the first."""
+N_CHANS = 2
 LEAST_SPREAD = 1e-3
 """Of a window whose ECG hardly moves, in model units."""
 
@@ -59,7 +60,8 @@ class MaskedSignal:
     """Fill in hidden spans of the signal, judged on them alone (after BERT, Devlin et al. 2019, arXiv 1810.04805, as
     Vazquez-Rodriguez et al. 2022, arXiv 2204.05103, do it on ECG).
 
-    Both channels are hidden: a heart rate steps at every beat. Share and spans are free choices.
+    Both channels are hidden, for a heart rate steps at every beat, and both are to be filled in: the beat's shape is
+    local, the heart rate is what its neighbours tell. Share and spans are free choices.
     """
 
     share: float = 0.4
@@ -68,19 +70,23 @@ class MaskedSignal:
     """A QRS and its neighbourhood: less can be drawn through by ruler."""
     longest_s: float = 3.0
     """Two to four beats, which only rhythm and shape of the others can tell."""
+    heart_rate: float = 1.0
+    """Weight of the heart rate's error beside the ECG's."""
     sfreq: float = 128.0
     """Of the windows, Hz."""
 
     def head(self, config: TransformerConfig) -> nn.Module:
-        """Every token's samples."""
-        return nn.Conv2d(config.width, TOKEN_TIMES, (1, 1))
+        """Every token's samples, channel after channel."""
+        return nn.Conv2d(config.width, N_CHANS * TOKEN_TIMES, (1, 1))
 
     def ask(self, ecg: Floats, rng: Rng) -> Question:
-        """``answer`` is the ECG (N, n_times) in spreads of its window, so that no large lead outvotes the others."""
+        """``answer`` is (N, 2, n_times): the ECG in spreads of its window, so that no large lead outvotes the others,
+        and the heart rate as the network reads it."""
         hidden = self.spans(len(ecg), ecg.shape[2], rng)
-        signal = ecg[:, ECG]
-        spread = np.maximum(signal.std(axis=1, keepdims=True), LEAST_SPREAD)
-        answer = (signal - signal.mean(axis=1, keepdims=True)) / spread
+        answer = ecg.copy()
+        signal = answer[:, ECG]
+        signal -= signal.mean(axis=1, keepdims=True)
+        signal /= np.maximum(signal.std(axis=1, keepdims=True), LEAST_SPREAD)
         seen = ecg * ~hidden[:, None]
         return Question(_nchw(seen), torch.from_numpy(answer), torch.from_numpy(hidden.astype(np.float32)))
 
@@ -95,14 +101,15 @@ class MaskedSignal:
         return hidden
 
     def filled(self, encoder: EcgTransformer, head: nn.Module, ecg: Tensor) -> Tensor:
-        """(N, n_times) the head's idea of the whole ECG, in spreads of its window."""
+        """(N, 2, n_times) the head's idea of the whole window, as ``answer`` of ``ask``."""
         patches: Tensor = head(encoder.encoded(ecg)[:, :, :, 1:])
-        return patches[:, :, 0].transpose(1, 2).flatten(1)
+        return patches.reshape(len(ecg), N_CHANS, TOKEN_TIMES, -1).transpose(2, 3).flatten(2)
 
     def loss(self, encoder: EcgTransformer, head: nn.Module, question: Question) -> Tensor:
-        """Mean squared error over hidden samples: 1 for who says nothing, 0 for who knows."""
+        """Mean squared error over hidden samples, of ECG and heart rate; the ECG's is 1 for who says nothing."""
         error = (self.filled(encoder, head, question.ecg) - question.answer) ** 2
-        return (error * question.hidden).sum() / question.hidden.sum().clamp(min=1.0)
+        each = (error * question.hidden[:, None]).sum(dim=(0, 2)) / question.hidden.sum().clamp(min=1.0)
+        return each[ECG] + self.heart_rate * each[HEART_RATE]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ EXCERPT_S = 12.0
 RECOGNISED = 512
 """Windows at most that are asked what was done to them."""
 LOSS_WORDS = {
-    "masked": "Mean squared error over what is hidden, in spreads of each window: 1 says nothing, 0 knows all.",
+    "masked": "Mean squared error over what is hidden, of the ECG in spreads of each window and of the heart rate as "
+    "the network reads it, added up; of the ECG alone it is 1 for who says nothing.",
     "transforms": "Binary cross-entropy, mean over what may have been done and nothing.",
 }
 
@@ -96,20 +97,23 @@ def fillings(made: Pretrained, corpus: Corpus, pretext: MaskedSignal, held: Ints
 
 
 def filling(question: Question, filled: Floats, sfreq: float, label: str) -> str:
-    """One window's middle: recorded, hidden, filled in (n_times,)."""
+    """One window's middle, ECG and heart rate: recorded, hidden, filled in (2, n_times)."""
     n = round(EXCERPT_S * sfreq)
-    begin = max(0, (len(filled) - n) // 2)
+    begin = max(0, (filled.shape[1] - n) // 2)
     part = slice(begin, begin + n)
-    recorded, hidden = question.answer[0].numpy()[part], question.hidden[0].numpy()[part] > 0
-    t = np.arange(len(recorded)) / sfreq
+    recorded, hidden = question.answer[0].numpy()[:, part], question.hidden[0].numpy()[part] > 0
+    t = np.arange(len(hidden)) / sfreq
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 2.0), layout="constrained")
-        axes = figure.subplots()
-        low, high = min(recorded.min(), -1.0), max(recorded.max(), 1.0)
-        axes.fill_between(t, low, high, where=hidden.tolist(), color=THEIRS_COLOUR, alpha=0.15, linewidth=0, step="mid")
-        axes.plot(t, recorded, color=QUIET, linewidth=0.9)
-        axes.plot(t, np.where(hidden, filled[part], np.nan), color=OURS_COLOUR, linewidth=1.3)
-        axes.set(xlim=(0, t[-1]), ylim=(low, high), xlabel="s", ylabel="ECG, spreads")
+        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+        rows = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2, 1]})
+        for axes, given, told, words in zip(rows, recorded, filled[:, part], ("ECG", "heart rate"), strict=True):
+            low, high = given.min() - 0.5, given.max() + 0.5
+            where = hidden.tolist()
+            axes.fill_between(t, low, high, where=where, color=THEIRS_COLOUR, alpha=0.15, linewidth=0, step="mid")
+            axes.plot(t, given, color=QUIET, linewidth=0.9)
+            axes.plot(t, np.where(hidden, told, np.nan), color=OURS_COLOUR, linewidth=1.3)
+            axes.set(xlim=(0, t[-1]), ylim=(low, high), ylabel=words)
+        rows[-1].set_xlabel("s")
         return svg(figure, label)
 
 
