@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_bundle import ECG, EDA
 from test_inference import window
-from test_quantize import HELD_OUT, SPEC, TRAINED, make_people, make_pool
+from test_quantize import HELD_OUT, SPEC, TRAINED, checkpoint_tree, make_people, make_pool
 
 from device.bundle import Bundle, check_streams, masks_of, read_bundle, write_bundle
 from device.errors import BundleError, InferenceError
@@ -26,16 +26,6 @@ from train.models.ecg_transformer import TransformerConfig
 from train.models.emobed import EmoBedConfig
 
 SMALL = TransformerConfig(eda_times=240, stem=4, width=16, layers=1, heads=2, feed=16, hidden=8)
-ABOUT = {
-    "train_subjects": TRAINED,
-    "test_subjects": [HELD_OUT],
-    "datasets": [{"name": "made", "licence": "none", "subjects": 6, "surrogate_ecg": True, "url": "none"}],
-    "seeds": [0],
-    "commit": "0" * 40,
-    "command": "pytest",
-    "packages": {},
-    "created": "2026-01-02T03:04:05+00:00",
-}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Checkpoint]:
     folder = tmp_path_factory.mktemp("ecg")
     config = FitConfig(epochs=6, batch=16, mixup=0.0, augmentation=NONE)
     model = fit(make_people(TRAINED), TRAINED, config, SMALL, 0).model
-    save_checkpoint(folder / "ecg.pt", model, SPEC, ("rest", "task"), ABOUT)
+    save_checkpoint(folder / "ecg.pt", model, SPEC, ("rest", "task"), checkpoint_tree(model)["provenance"])
     checkpoint = read_checkpoint(folder / "ecg.pt")
     return build(checkpoint, make_pool([*TRAINED, HELD_OUT]), folder / "ecg.affect", folder).bundle, checkpoint
 
@@ -108,7 +98,7 @@ def test_every_network_of_one_modality_is_exported_with_it_alone(
 ) -> None:
     shape = kind(eda_times=240, stem=4, widths=(4, 6, 8), hidden=4, modalities=(modality,))
     model = fit(make_people(TRAINED[:1]), TRAINED[:1], FitConfig(epochs=0), shape, 0).model
-    save_checkpoint(tmp_path / "one.pt", model, SPEC, ("rest", "task"), ABOUT)
+    save_checkpoint(tmp_path / "one.pt", model, SPEC, ("rest", "task"), checkpoint_tree(model)["provenance"])
     checkpoint = read_checkpoint(tmp_path / "one.pt")
     assert checkpoint.inputs == (modality, "mask")
     export_onnx(checkpoint, tmp_path / "one.onnx")  # which proves that its outputs are torch's

@@ -31,7 +31,7 @@ from quantize.package import build
 from quantize.verify import MAX_DROP, MIN_AGREEMENT, compare, comparison, gate, parity, run_int8
 from train.augment import NONE
 from train.confidence import confidence, when_to_answer
-from train.fit import FORMAT, FitConfig, save_checkpoint
+from train.fit import FORMAT, FitConfig, Network, save_checkpoint
 from train.fit import fit as train_fit
 from train.models.acc import ACC, AccConfig
 from train.models.emobed import EmoBed, EmoBedConfig
@@ -110,7 +110,7 @@ def fit(pool: Pool, n_steps: int = 100) -> ACC:
     return network.eval()
 
 
-def checkpoint_tree(network: ACC, **provenance: Any) -> dict[str, Any]:
+def checkpoint_tree(network: Network, **provenance: Any) -> dict[str, Any]:
     said = {
         "train_subjects": TRAINED,
         "test_subjects": [HELD_OUT],
