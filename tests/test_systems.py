@@ -20,6 +20,7 @@ from train.evaluate import Material
 from train.fit import MASKS, FitConfig, network
 from train.models import classical
 from train.models.acc import ACC, AccConfig
+from train.models.ecg_transformer import TransformerConfig
 from train.models.emobed import EmoBedConfig
 from train.objective import NO_CROSSMODAL, Crossmodal
 from train.prepare import MAX_BRIDGED
@@ -27,6 +28,8 @@ from train.systems import (
     DECISION_FUSION,
     NETWORKS,
     PARTS,
+    PROBES,
+    TRANSFORMERS,
     WITH_EMBEDDING,
     asked,
     assert_scaled_on,
@@ -45,13 +48,13 @@ SPEC = made_config().longest()
 
 
 def test_every_system_of_the_configuration_is_known() -> None:
-    assert set(get_args(System)) == {*NETWORKS, DECISION_FUSION, *classical.SYSTEMS}
+    assert set(get_args(System)) == {*NETWORKS, DECISION_FUSION, *classical.SYSTEMS, *PROBES}
     assert set(PARTS.values()) <= set(NETWORKS)
 
 
 def test_networks_differ_in_what_they_are_named_for_and_in_nothing_else() -> None:
     base = AccConfig(n_outputs=3, widths=(4, 5), stages=(1,))
-    found = {name: network_config(name, base) for name in NETWORKS}
+    found = {name: network_config(name, base) for name in NETWORKS if name not in TRANSFORMERS}
     assert found["acc"] == base
     for name, config in found.items():
         assert vars(replace(base, **NETWORKS[name].model)).items() <= vars(config).items()
@@ -63,10 +66,19 @@ def test_networks_differ_in_what_they_are_named_for_and_in_nothing_else() -> Non
     assert all("connections" not in graphs[name] for name in ("feature-fusion", "ecg-only", "eda-only"))
 
 
+def test_a_transformer_is_the_encoder_s_with_the_task_s_outputs() -> None:
+    encoder, base = TransformerConfig(width=16, heads=2, layers=1), AccConfig(n_outputs=3, eda_times=240, dropout=0.1)
+    wanted = replace(encoder, n_outputs=3, eda_times=240, dropout=0.1)
+    assert [network_config(name, base, encoder=encoder) for name in TRANSFORMERS] == [wanted] * 2
+    assert [NETWORKS[name].is_pretrained for name in TRANSFORMERS] == [True, False]
+
+
 def test_a_network_of_one_sensor_is_asked_with_that_sensor_only() -> None:
     assert masks_of("ecg-only") == {"ecg": (1.0, 0.0)}
     assert masks_of("eda-only") == {"eda": (0.0, 1.0)}
-    assert all(masks_of(s) == MASKS for s in get_args(System) if not s.endswith("-only"))
+    assert all(masks_of(s) == {"ecg": (1.0, 0.0)} for s in (*TRANSFORMERS, *PROBES))
+    several = [s for s in get_args(System) if not s.endswith("-only") and s not in (*TRANSFORMERS, *PROBES)]
+    assert all(masks_of(s) == MASKS for s in several)
 
 
 def test_emobed_s_ablation_leaves_out_one_thing_each() -> None:
