@@ -47,6 +47,7 @@ def beats(
     from train.corpus_leads import corpus_spec
     from train.data import mitbih_tpcp
     from train.encoder import load_encoder
+    from train.world import one_thread
 
     say, spec = Progress(), corpus_spec()
     encoder, about = load_encoder(path)
@@ -70,7 +71,7 @@ def beats(
     everyone = [whole[s] for s in judged]
     jobs = [(everyone, changed[s], encoder, spec, BeatsConfig(), s, counts, seed) for seed in tried for s in judged]
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=one_thread) as pool:
         for done, found in enumerate(pool.map(_judged, jobs), 1):
             rows += found
             say(f"{done} of {len(jobs)}: {found[0]['subject']}, seed {found[0]['seed']}")
@@ -122,19 +123,12 @@ def _judged(job: tuple[Any, ...]) -> list[dict[str, Any]]:
     return leave_one_out(*job)
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """AUROC and its interval, a row for each number of people and input, a column for each system."""
-    from train.report.words import interval
+    from train.report.words import interval, table_lines
 
     systems = list(dict.fromkeys(r["system"] for r in records))
     cells = {(r["people"], r["input"], r["system"]): f"{r['auroc']:.3f} ({interval(r['ci95'])})" for r in records}
     rows = list(dict.fromkeys((r["people"], r["input"]) for r in records))
-    lines = [("people", "input", *systems), ("---",) * (2 + len(systems))]
-    lines += [(str(n), name, *(cells[n, name, s] for s in systems)) for n, name in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    body = [(str(n), name, *(cells[n, name, s] for s in systems)) for n, name in rows]
+    return table_lines(("people", "input", *systems), body).rstrip("\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from train.errors import CheckpointError, DataError
 from train.models.ecg_transformer import EcgTransformer, TransformerConfig
@@ -18,6 +19,8 @@ from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 FORMAT = "affectd-encoder/1"
 TASK = ("n_outputs", "hidden", "dropout", "eda_times")
 """Keys of TransformerConfig that are no affair of the encoder."""
+HEAD = "head."
+"""What names of the head's weights begin with."""
 REMEDY = "make it with affectd-train pretrain"
 
 
@@ -26,10 +29,15 @@ def save_encoder(path: Path, encoder: EcgTransformer, provenance: Mapping[str, A
     content = {
         "format": FORMAT,
         "config": encoder.config.as_dict(),
-        "state": {k: v.cpu() for k, v in encoder.state_dict().items() if not k.startswith("head.")},
+        "state": {name: weight.cpu() for name, weight in body(encoder).items()},
         "provenance": dict(provenance),
     }
     write(path, content)
+
+
+def body(encoder: EcgTransformer) -> dict[str, Tensor]:
+    """Weights and statistics, by name, of everything but the head for emotion."""
+    return {name: weight for name, weight in encoder.state_dict().items() if not name.startswith(HEAD)}
 
 
 def load_encoder(path: Path, config: TransformerConfig | None = None) -> tuple[EcgTransformer, dict[str, Any]]:
@@ -50,7 +58,7 @@ def load_encoder(path: Path, config: TransformerConfig | None = None) -> tuple[E
             raise CheckpointError(str(path), other[0], f"is {getattr(own, other[0])!r} there", "use the same encoder")
         encoder = EcgTransformer(wanted)
         missing, foreign = encoder.load_state_dict(content["state"], strict=False)
-        if foreign or any(not name.startswith("head.") for name in missing):
+        if foreign or any(not name.startswith(HEAD) for name in missing):
             raise CheckpointError(str(path), "state", f"lacks {missing} or has {foreign} beside", REMEDY)
         return encoder.eval(), dict(content["provenance"])
     except CheckpointError:

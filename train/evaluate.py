@@ -21,7 +21,7 @@ from device.pipeline.spec import MODALITIES, SignalSpec
 from device.space import Space
 from train.confidence import answers, confidence, space_of
 from train.config import Config
-from train.encoder import load_encoder
+from train.encoder import body, load_encoder
 from train.errors import LeakError
 from train.fewshot import judged_by_shots
 from train.fit import MASKS, Fitted, NetworkConfig, fit, predict, tensor
@@ -215,8 +215,7 @@ class Material:
         config = self._network(system, choice)
         if not NETWORKS[system].is_pretrained or not isinstance(config, TransformerConfig):
             return {}
-        state = load_encoder(self.config.transformer.path, config)[0].state_dict()
-        return {name: weight for name, weight in state.items() if not name.startswith("head.")}
+        return body(load_encoder(self.config.transformer.path, config)[0])
 
     def representation(self, candidate: Candidate, seed: int | None) -> Floats:
         """(n, 2 * width) of every window's ECG in the order of ``windows``; with a seed by an encoder as it begins."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 
 from train.confidence import Confidence, when_to_answer
 from train.config import Config
@@ -35,7 +34,7 @@ from train.prepare import Prepared
 from train.report.ratings import FOLDER as RATINGS
 from train.select import Choice
 from train.systems import SEEDLESS, needs_encoder, sweeps, system_and_share
-from train.world import ALONE, World
+from train.world import ALONE, World, one_thread
 
 HERE = Path(__file__).parent
 KEEP_NETWORKS = ("acc", "emobed", "transformer-pretrained")
@@ -206,12 +205,8 @@ def _mapped(work: _Work, job: Callable[..., str], jobs: Sequence[tuple[Any, ...]
     if work.options.workers == 1 or work.options.parallel == "data" or work.options.on != "cpu":
         yield from (job(*args) for args in jobs)
         return
-    with ProcessPoolExecutor(work.options.workers, mp_context=get_context("fork"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(work.options.workers, mp_context=get_context("fork"), initializer=one_thread) as pool:
         yield from pool.map(job, *zip(*jobs, strict=True))
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _choose_one(fold: Fold) -> str:

@@ -82,3 +82,8 @@ def joined() -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def one_thread() -> None:
+    """What a worker among several begins with: each has a core of its own."""
+    torch.set_num_threads(1)

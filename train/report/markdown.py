@@ -24,6 +24,7 @@ from train.report.words import (
     p_words,
     sensors,
     system_words,
+    table_lines,
 )
 
 Record = Mapping[str, Any]
@@ -64,7 +65,9 @@ def table(records: Sequence[Record]) -> str:
 
 
 def _classes_table(records: Sequence[Record]) -> str:
-    return _lines(COLUMNS, [(r["mode"].replace("_", " "), _system(r), r["mask"], *_figures(r), _p(r)) for r in records])
+    return table_lines(
+        COLUMNS, [(r["mode"].replace("_", " "), _system(r), r["mask"], *_figures(r), _p(r)) for r in records]
+    )
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -81,7 +84,7 @@ def _of_classes(records: Sequence[Record]) -> list[str]:
     parts = [READING] if records else []
     for (dataset, task, mode), of_group in by_group(records).items():
         parts += [f"## {column_words((dataset, task))}, {MODE_WORDS[mode]}", people_and_seeds(of_group)]
-        parts.append(_lines(RESULT_COLUMNS, [_row(r) for r in of_group]).rstrip("\n"))
+        parts.append(table_lines(RESULT_COLUMNS, [_row(r) for r in of_group]).rstrip("\n"))
         parts += _answers(of_group)
     for found in ablations(records):
         sees = sensors(found.sees, found.surrogate_ecg)
@@ -124,11 +127,6 @@ def ablations(records: Sequence[Record]) -> list[Ablation]:
     return [found for found in (*ours, *emobed) if found]
 
 
-def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rows = (head, ["---"] * len(head), *body)
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
 def _row(record: Record) -> tuple[str, ...]:
     coverage = record.get("coverage")
     scored = "" if coverage is None else f"{coverage:.0%}"
@@ -154,7 +152,7 @@ def _answers(of_group: Sequence[Record]) -> list[str]:
     text = (
         "Answered are windows that are familiar and whose greatest probability reaches the threshold of their sensors."
     )
-    return [text, _lines(ANSWER_COLUMNS, rows).rstrip("\n")] if rows else []
+    return [text, table_lines(ANSWER_COLUMNS, rows).rstrip("\n")] if rows else []
 
 
 def _system(record: Record) -> str:
@@ -184,7 +182,7 @@ def _ablation(found: Ablation) -> Iterator[str]:
             "" if m is None else f"{m.difference:+.3f} ({interval(m.ci95, True)}; {p_words(m.p)})" for m in margins
         )
         body.append((row.system, sensors(row.mask, found.surrogate_ecg), *cells))
-    yield _lines(head, body).rstrip("\n")
+    yield table_lines(head, body).rstrip("\n")
     best = ", ".join(f"{column_words(column)} {system}" for column, system in found.best_classical.items())
     if best:
         yield f"Best classical model: {best}."

@@ -13,7 +13,7 @@ from typing import Any
 from train.errors import ResultError
 from train.report.figures import MODES, name_of
 from train.report.folds import MASKS
-from train.report.words import MODE_WORDS, column_words, figure, interval, sensors
+from train.report.words import MODE_WORDS, column_words, figure, interval, sensors, table_lines
 
 Record = Mapping[str, Any]
 PLACE = re.compile(r"(<!-- figures: (?P<systems>[^>]+?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -39,13 +39,12 @@ def _table(records: Sequence[Record], systems: Sequence[str]) -> str:
     cells = {(*_row_of(r), name_of(r)): f"{figure(r['balanced_accuracy'])} ({interval(r['ci95'])})" for r in records}
     there = {_row_of(r): r for r in records if name_of(r) in systems}
     rows = sorted(there, key=lambda row: (*row[:2], MODES.index(row[2]), MASKS.index(row[3])))
-    head = ("task", "mode", "sensors", *systems)
-    lines = [head, ("---",) * len(head)]
+    body = []
     for row in rows:
         dataset, task, mode, mask = row
         shown = column_words((dataset, task)), MODE_WORDS[mode], sensors(mask, there[row]["surrogate_ecg"])
-        lines.append((*shown, *(cells.get((*row, system), "") for system in systems)))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        body.append((*shown, *(cells.get((*row, system), "") for system in systems)))
+    return table_lines(("task", "mode", "sensors", *systems), body)
 
 
 def _row_of(record: Record) -> tuple[str, str, str, str]:

@@ -59,3 +59,9 @@ def p_value(p: float | None) -> str:
 def p_words(p: float | None) -> str:
     """The same within a sentence."""
     return "no test" if p is None else f"p {p_value(p)}" if p < LEAST_P else f"p = {p_value(p)}"
+
+
+def table_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its last line ended."""
+    rows = (head, ["---"] * len(head), *body)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
