@@ -185,9 +185,9 @@ def test_a_mask_hides_a_sensor_and_never_shows_one_that_is_absent(windows: Windo
 def test_the_running_mean_remembers_less_at_first() -> None:
     """Against the same mean written as one weighted sum."""
     values, mean = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), _running_mean(0.9)
-    so_far = values[0]
+    so_far = values[0].clone()
     for n, value in enumerate(values[1:], 1):
-        so_far = mean(so_far, value, torch.tensor(n))
+        mean([so_far], [value], torch.tensor(n))
     decays = np.minimum(0.9, (1 + np.arange(1, 40)) / (10 + np.arange(1, 40)))
     share = np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0) * (1 - decays)
     expected = values[0] * np.prod(decays) + (values[1:] * torch.from_numpy(share)[:, None]).sum(dim=0)

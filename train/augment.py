@@ -115,8 +115,9 @@ def _wander(seconds: float, n_times: int, n: int, size: float, rng: Rng) -> Floa
     wave = size * height * np.sin(2 * np.pi * ((0.1 + 0.4 * pitch) * knots + phase))
     at = np.linspace(0.0, len(knots) - 1.001, n_times, dtype=np.float32)
     low = at.astype(np.int64)
-    weight = at - low
-    return np.asarray(np.take(wave, low, axis=1) * (1 - weight) + np.take(wave, low + 1, axis=1) * weight)
+    weight = (at - low).astype(np.float32)
+    step = np.diff(wave, axis=1)
+    return np.asarray(np.take(wave, low, axis=1) + np.take(step, low, axis=1) * weight)
 
 
 def _lose_contact(ecg: Floats, sfreq: float, share: float, rng: Rng) -> None:

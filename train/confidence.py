@@ -33,6 +33,9 @@ COVERAGE = 0.8
 FAMILIAR = 0.97
 """Share of a new person's windows that are to count as familiar: three false alarms in a hundred. A free choice: with
 one in a hundred, half of the windows of skin temperature taken as EDA were familiar (train/LOG.md)."""
+JUDGING = 0.2
+"""Share of the training subjects that judges a network fitted on the others: the fewer, the more is that network like
+the one that learns from all."""
 TEMPERATURES = (0.1, 10.0)
 """Searched between; beyond them probabilities are all alike or all certain."""
 NAMES = {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from device.pipeline.spec import MODALITIES, SignalSpec
 from device.space import Space
-from train.confidence import answers, confidence, space_of
+from train.confidence import JUDGING, answers, confidence, space_of
 from train.config import Config
 from train.encoder import body, load_encoder
 from train.errors import LeakError
@@ -167,7 +167,7 @@ class Material:
         chosen = choose_crossmodal(choice, windows, fold.train, self.config.emobed.crossmodals(), inner, how, network)
         if self.task.rates:
             return chosen
-        sure = confidence(windows, fold.train, inner.share, how, network, chosen.crossmodal)
+        sure = confidence(windows, fold.train, JUDGING, how, network, chosen.crossmodal)
         assert_no_leak({*chosen.subjects, *sure.subjects}, [fold.test], f"choice of the training, fold {fold.test}")
         return replace(chosen, sure=sure)
 

@@ -118,7 +118,7 @@ def fit(
     optimizer = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=True)
     phases = max(1, round(len(train) / config.epoch_windows))
     batches = max(1, len(train) // phases // config.batch)
-    kept = AveragedModel(model, avg_fn=_running_mean(config.running_mean), use_buffers=True)
+    kept = AveragedModel(model, multi_avg_fn=_running_mean(config.running_mean), use_buffers=True)
     epochs = max(config.epochs, -(-config.least_steps // batches))
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=batches * epochs + 1)
@@ -155,13 +155,17 @@ def fit(
     return Fitted(kept.module.eval().cpu(), tuple(history), tuple(sorted(subjects)))
 
 
-def _running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Of a weight, given its mean so far, its value and the steps done: shorter at first, not to remember the start."""
+def _running_mean(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """Of weights, given their means so far, their values and the steps done: shorter at first, not to remember the
+    start. What counts something (BatchNorm's batches) is as it is."""
 
-    def mean(so_far: Tensor, value: Tensor, steps: Tensor) -> Tensor:
-        return value + min(decay, (1 + int(steps)) / (10 + int(steps))) * (so_far - value)
+    def update(so_far: Sequence[Tensor], values: Sequence[Tensor], steps: Tensor) -> None:
+        if not so_far[0].is_floating_point():
+            torch._foreach_copy_(so_far, values)
+            return
+        torch._foreach_lerp_(so_far, values, 1.0 - min(decay, (1 + int(steps)) / (10 + int(steps))))
 
-    return mean
+    return update
 
 
 def network(config: NetworkConfig) -> Network:

@@ -129,9 +129,9 @@ class ACC(nn.Module):
             x = {m: self.branches[m][stage](x[m]) for m in x}
         return x
 
-    def later(self, x: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """The rest of ``pooled``, messages as the mask (N, 2) lets them through."""
-        masks = {m: mask[:, i : i + 1].reshape(-1, 1, 1, 1) for i, m in enumerate(MODALITIES)}
+    def later(self, x: dict[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+        """The rest of ``pooled``, messages as the mask (N, 2) lets them through; without one there are none."""
+        masks = {m: mask[:, i : i + 1].reshape(-1, 1, 1, 1) for i, m in enumerate(MODALITIES) if mask is not None}
         x = self._connected(self._first(), x, masks)
         for stage in range(self._first() + 1, len(self.config.widths)):
             x = self._connected(stage, {m: self.branches[m][stage](x[m]) for m in x}, masks)
@@ -154,7 +154,7 @@ class ACC(nn.Module):
         out = dict(x)
         for direction in DIRECTIONS:
             key = _key(stage, direction)
-            if key in self.connections:
+            if key in self.connections and masks:
                 source, target = direction.split("->")
                 n_source, n_target = x[source].shape[3], x[target].shape[3]
                 message = self.connections[key](_last(x[source], min(n_source, n_target)), masks[source])

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from train.models.acc import ACC, MODALITIES, AccConfig
@@ -55,7 +54,7 @@ class EmoBed(ACC):
     def both_ways(self, ecg: Tensor, eda: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``embedding``, and each modality's place as if it were the only one there: no message reaches it."""
         early = self.early(ecg, eda)
-        together, alone = (self._projected(self.later(early, m)) for m in (mask, torch.zeros_like(mask)))
+        together, alone = (self._projected(self.later(early, m)) for m in (mask, None))
         return fused(together, mask), alone
 
     def _projected(self, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
