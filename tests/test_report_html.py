@@ -611,6 +611,24 @@ def test_command_writes_page_records_and_markdown_that_agree(tmp_path: Path) -> 
     assert "the page needs those that affectd-train loso wrote" in " ".join(refused.output.split())
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_parts_of_a_run_add_up_to_the_records_of_all_of_it(
+    tmp_path: Path, flat: list[dict[str, Any]], first: bool
+) -> None:
+    """Whichever comes first; nothing is said twice, and p is of the systems that are there in the end."""
+    to = {name: tmp_path / name for name in ("loso.json", "RESULTS.md")}
+    for part in (first, not first):
+        write(tmp_path / str(part), [f for f in everything() if (f["system"] in ("acc", "classical-rf")) == part])
+        args = [tmp_path / str(part), "--records", to["loso.json"], "--add", "--markdown", to["RESULTS.md"]]
+        assert CliRunner().invoke(report, [str(a) for a in args]).exit_code == 0
+    found = json.loads(to["loso.json"].read_text())
+    assert to["RESULTS.md"].read_text() == markdown(found)
+    seen = [[r for r in of if first or r["system"] not in figures.KNOW_NOTHING] for of in (found, flat)]
+    assert seen[0] == seen[1]  # what looks at no signal is judged on the windows of the systems that came first
+    refused = CliRunner().invoke(report, [str(tmp_path / "True"), "--add"])
+    assert (refused.exit_code, "--add needs the --records" in " ".join(refused.stderr.split())) == (2, True)
+
+
 def test_command_names_a_bad_fold_and_goes_on(tmp_path: Path) -> None:
     write(tmp_path, [made("stress-predict", "rest/task", "calibrated", "acc", "S01", 0)])
     (tmp_path / "folds" / "bad.json").write_text("{")

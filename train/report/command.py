@@ -30,6 +30,9 @@ def _file(name: str, text: str) -> Callable[[Command], Command]:
 @click.option(
     "--pages", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Fill the tables of the .md below."
 )
+@click.option(
+    "--add", is_flag=True, help="Keep what the records file already says of other systems, data sets and tasks."
+)
 @click.pass_context
 def report(
     context: click.Context,
@@ -38,9 +41,11 @@ def report(
     records: Path | None,
     markdown: Path | None,
     pages: Path | None,
+    add: bool,
 ) -> None:
     """Say what RESULTS came to: the folder of a run, or its flat records (then no page can be drawn).
 
+    With --add the tables are of everything that the records file then holds, the HTML page of RESULTS alone.
     Without options the figures are printed as one table. A fold that cannot be read is named and stops no other; the
     exit code is then 1.
     """
@@ -55,6 +60,10 @@ def report(
         found, others = folds.read(results)
         problems += others
     flat = [*figures.records(found), *ratings.records(rated)] if found or rated else read_records(results)
+    if add:
+        if records is None:
+            raise click.UsageError("--add needs the --records to which they are added")
+        flat = figures.added(read_records(records) if records.exists() else [], flat)
     for problem in problems:
         click.echo(f"affectd-train: {' '.join(str(problem).split())}", err=True)
     if output:

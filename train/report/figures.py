@@ -45,6 +45,8 @@ PERSON_DIGITS = 6
 LEAST_COVERAGE = 0.02
 """A curve ends where fewer of the windows are left: a handful says nothing."""
 
+Record = Mapping[str, Any]
+"""A flat record, as in results/loso.json."""
 Group = tuple[str, str, str]
 """Data set, task, mode: figures of two groups never meet in one mean, save where a table says so."""
 
@@ -123,13 +125,45 @@ def records(folds: Sequence[Fold | Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Flat records, as in results/loso.json: per data set, task and mode one for each mask, system and runtime."""
     out: list[dict[str, Any]] = []
     for of_group in groups(as_folds(folds)).values():
-        made = rows(of_group)
-        ours = {row.mask: _scores(row) for row in made if (row.system, row.runtime) == (OURS, "float")}
-        out += [_record(row, ours.get(row.mask)) for row in _with_baselines(made)]
-    return out
+        out += [_record(row) for row in _with_baselines(rows(of_group))]
+    return _compared(out)
 
 
-def name_of(record: Mapping[str, Any]) -> str:
+def added(known: Sequence[Record], new: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records of a results file and new ones in the order of tables; a new one takes the place of its older self.
+
+    What looks at no signal stays as it is known: it may have been judged on the windows of more systems.
+    """
+    there = {_identity(r): r for r in known}
+    there |= {_identity(r): r for r in new if r["system"] not in KNOW_NOTHING or _identity(r) not in there}
+    return _compared([there[key] for key in sorted(there, key=_place)])
+
+
+def _compared(made: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records of classes with the p of ours against each, where ours is among them."""
+    ours = {_identity(r)[:4]: r["per_subject"] for r in made if _is_ours(r)}
+    return [{**r, "p_acc": _p(ours.get(_identity(r)[:4]), r)} if "p_acc" in r else dict(r) for r in made]
+
+
+def _p(ours: Mapping[str, float] | None, record: Record) -> float | None:
+    return None if ours is None or _is_ours(record) else rounded(wilcoxon_p(paired(ours, record["per_subject"])))
+
+
+def _is_ours(record: Record) -> bool:
+    return bool((record["system"], record["runtime"]) == (OURS, "float"))
+
+
+def _identity(record: Record) -> tuple[str, str, str, str, str, str]:
+    return *(record[key] for key in ("dataset", "task", "mode", "mask")), name_of(record), record["runtime"]
+
+
+def _place(identity: tuple[str, str, str, str, str, str]) -> tuple[Any, ...]:
+    """Sorting key: as :func:`groups` and :func:`rows` have it."""
+    dataset, task, mode, mask, system, runtime = identity
+    return dataset, task, MODES.index(mode), MASKS.index(mask), system_order(system), runtime
+
+
+def name_of(record: Record) -> str:
     """What folds call the system of a flat record, share of the labels included."""
     return with_labels(record["system"], record.get("label_share", 1.0))
 
@@ -138,10 +172,9 @@ def _scores(row: Row) -> dict[str, float]:
     return {s: round(figures["balanced_accuracy"], PERSON_DIGITS) for s, figures in row.people.items()}
 
 
-def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
+def _record(row: Row) -> dict[str, Any]:
     first = row.folds[0]
     scores = _scores(row)
-    is_ours = (row.system, row.runtime) == (OURS, "float")
     return {
         **{key: getattr(first, key) for key in ("dataset", "task", "mode")},
         **dict(zip(("system", "label_share"), system_and_share(row.system), strict=True)),
@@ -157,7 +190,7 @@ def _record(row: Row, ours: Mapping[str, float] | None) -> dict[str, Any]:
         "surrogate_ecg": any(fold.surrogate_ecg for fold in row.folds) and row.mask != "eda",
         "majority": rounded(np.mean([person["majority"] for person in _majority(row).people.values()])),
         "coverage": rounded(row.coverage),
-        "p_acc": None if ours is None or is_ours else rounded(wilcoxon_p(paired(ours, scores))),
+        "p_acc": None,
         "left_out": list(row.left_out),
         "per_subject": scores,
         **origin(row.folds),
