@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from device.pipeline.spec import default_spec
 from train.fit import load_checkpoint, network, save_checkpoint
 from train.models.acc import MODALITIES
+from train.models.ecg_transformer import TransformerConfig
 from train.models.emobed import EmoBed, EmoBedConfig, fused
 
 SHAPE = EmoBedConfig(ecg_times=2048, eda_times=256)
+ENCODER = TransformerConfig(ecg_times=2048, stem=4, width=8, layers=1, heads=2, feed=8)
+"""An ECG Transformer in place of the ECG stem."""
 MASKS = {"both": (1.0, 1.0), "ecg": (1.0, 0.0), "eda": (0.0, 1.0), "none": (0.0, 0.0)}
 
 
@@ -25,7 +28,7 @@ def model(config: EmoBedConfig = SHAPE) -> EmoBed:
     torch.manual_seed(0)
     net = EmoBed(config)
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)  # messages begin as nothing
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.normal_(module.bias, std=0.5)
@@ -42,10 +45,17 @@ def shown(name: str, n: int = 3) -> Tensor:
 
 
 @settings(max_examples=20, deadline=None)
-@given(absent=st.sampled_from(MODALITIES), scale=st.floats(0.01, 100.0), stages=st.sets(st.sampled_from([0, 1, 2])))
+@given(
+    absent=st.sampled_from(MODALITIES),
+    scale=st.floats(0.01, 100.0),
+    stages=st.sets(st.sampled_from([0, 1, 2])),
+    encoder=st.sampled_from([None, ENCODER]),
+)
 @torch.no_grad()
-def test_an_absent_sensor_contributes_nothing(absent: str, scale: float, stages: set[int]) -> None:
-    net, (ecg, eda) = model(replace(SHAPE, stages=tuple(stages))), inputs()
+def test_an_absent_sensor_contributes_nothing(
+    absent: str, scale: float, stages: set[int], encoder: TransformerConfig | None
+) -> None:
+    net, (ecg, eda) = model(replace(SHAPE, stages=tuple(stages), encoder=encoder)), inputs()
     other = (ecg * scale + 1, eda) if absent == "ecg" else (ecg, eda * scale + 1)
     mask = shown("eda" if absent == "ecg" else "ecg")
     assert torch.equal(net(ecg, eda, mask), net(*other, mask))
@@ -88,10 +98,13 @@ def test_an_empty_space_is_refused() -> None:
         EmoBedConfig(embedding=0)
     with pytest.raises(ValueError, match="stages"):
         EmoBedConfig(stages=(5,))
+    with pytest.raises(ValueError, match="encoder of 2048 samples"):
+        EmoBedConfig(encoder=ENCODER)
 
 
-def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path) -> None:
-    net, (ecg, eda) = model(replace(SHAPE, embedding=5)), inputs()
+@pytest.mark.parametrize("encoder", [None, ENCODER])
+def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path, encoder: TransformerConfig | None) -> None:
+    net, (ecg, eda) = model(replace(SHAPE, embedding=5, encoder=encoder)), inputs()
     save_checkpoint(tmp_path / "e.pt", net, default_spec(), ("a", "b"), {})
     back, content = load_checkpoint(tmp_path / "e.pt")
     assert type(back) is EmoBed

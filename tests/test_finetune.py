@@ -13,10 +13,11 @@ from made_people import SMALL, made_config, made_encoder, made_people
 from train.config import Config, Inner, TransformerTable, read_config
 from train.encoder import load_encoder
 from train.errors import CheckpointError, ConfigError
-from train.evaluate import Fold, fewer
+from train.evaluate import Fold, Material, fewer, folds, run_fold
 from train.fit import FitConfig, fit
 from train.loso import Options, loso
 from train.metrics import balanced_accuracy
+from train.models.acc import ENCODER
 from train.models.ecg_transformer import EcgTransformer
 from train.prepare import Prepared
 from train.report.figures import records
@@ -110,6 +111,22 @@ def test_what_is_held_still_stays_as_pre_training_left_it_and_the_head_moves(
         moved[share] = {n for n, weight in model.named_parameters() if not torch.equal(weight, as_it_began[n])}
     assert moved[0.0] == {name for name, _ in begun.named_parameters() if name.startswith("head.")}
     assert {"stem.0.0.weight", "cls", "position", *moved[0.0]} <= moved[1.0]
+
+
+def test_an_encoder_in_another_network_begins_as_pre_training_left_it(people: list[Prepared], encoder: Path) -> None:
+    """Held still it stays; the rest of the network learns, and its student has none of it."""
+    systems = ("emobed-transformer", "emobed-transformer-scratch", "emobed-distilled")
+    config = asked(encoder, systems=systems, fit={"epochs": 2, "batch": 16, "pretrained_lr": 0.0})
+    material = Material(people, config, "cold_start")
+    fold = folds(material.subjects)[0]
+    found = {name: fitted for name, _, fitted in run_fold(material, fold, material.choose(fold), 0, systems)}
+    state = {name: fitted.model.state_dict() for name, fitted in found.items()}
+    weights = [name for name, _ in EcgTransformer(SMALL).named_parameters() if not name.startswith("head.")]
+    begun = load_encoder(encoder, SMALL)[0].state_dict()
+    assert all(torch.equal(state["emobed-transformer"][ENCODER + name], begun[name]) for name in weights)
+    assert not torch.equal(state["emobed-transformer-scratch"][ENCODER + "cls"], begun["cls"])
+    assert not any(name.startswith(ENCODER) for name in state["emobed-distilled"])
+    assert material.learned_before("emobed-transformer") == material.learned_before("emobed-distilled") == []
 
 
 @pytest.mark.parametrize(("least", "epochs"), [(0, 2), (4, 2), (5, 3), (11, 6)])

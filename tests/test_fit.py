@@ -182,6 +182,18 @@ def test_a_mask_hides_a_sensor_and_never_shows_one_that_is_absent(windows: Windo
     assert not np.allclose(both[~absent], spoilt[~absent], atol=1e-6)
 
 
+def test_a_student_follows_its_teacher_where_the_labels_say_the_opposite(windows: Windows) -> None:
+    long = FitConfig(epochs=20, batch=16, lr=1e-2, augmentation=NONE)
+    teacher = fit(windows, SUBJECTS, long, SHAPE, 0).model
+    wrong = replace(windows, label=1 - windows.label)
+    asked = windows.of(("P3",))
+    right = {}
+    for teaching in (0.0, 1.0):
+        taught = fit(wrong, SUBJECTS, replace(long, teaching=teaching), SHAPE, 1, teacher=teacher).model
+        right[teaching] = (predict(taught, windows, asked, MASKS["both"]).argmax(1) == windows.label[asked]).mean()
+    assert right[0.0] < 0.1 and right[1.0] > 0.9
+
+
 def test_the_running_mean_remembers_less_at_first() -> None:
     """Against the same mean written as one weighted sum."""
     values, mean = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), _running_mean(0.9)

@@ -26,6 +26,7 @@ from train.objective import NO_CROSSMODAL, Crossmodal
 from train.prepare import MAX_BRIDGED
 from train.systems import (
     DECISION_FUSION,
+    ENCODING,
     NETWORKS,
     PARTS,
     PROBES,
@@ -57,7 +58,9 @@ def test_networks_differ_in_what_they_are_named_for_and_in_nothing_else() -> Non
     found = {name: network_config(name, base) for name in NETWORKS if name not in TRANSFORMERS}
     assert found["acc"] == base
     for name, config in found.items():
-        assert vars(replace(base, **NETWORKS[name].model)).items() <= vars(config).items()
+        encoder = config.encoder if name in ENCODING else None
+        assert vars(replace(base, **NETWORKS[name].model, encoder=encoder)).items() <= vars(config).items()
+        assert (config.encoder is None) == (name not in ENCODING)
         assert isinstance(config, EmoBedConfig) == (name in WITH_EMBEDDING)
         assert (config.n_outputs, config.widths) == (3, (4, 5))
     graphs = {name: {n.split(".")[0] for n, _ in network(c).named_parameters()} for name, c in found.items()}
@@ -71,6 +74,15 @@ def test_a_transformer_is_the_encoder_s_with_the_task_s_outputs() -> None:
     wanted = replace(encoder, n_outputs=3, eda_times=240, dropout=0.1)
     assert [network_config(name, base, encoder=encoder) for name in TRANSFORMERS] == [wanted] * 2
     assert [NETWORKS[name].is_pretrained for name in TRANSFORMERS] == [True, False]
+    inside = [network_config(name, base, encoder=encoder) for name in ENCODING if name not in TRANSFORMERS]
+    assert [config.encoder for config in inside] == [wanted] * 2
+
+
+def test_a_teacher_is_there_before_its_student() -> None:
+    order = list(NETWORKS)
+    taught = {name: network.teacher for name, network in NETWORKS.items() if network.teacher}
+    assert taught == {"emobed-distilled": "emobed-transformer"}
+    assert all(order.index(teacher) < order.index(name) for name, teacher in taught.items())
 
 
 def test_a_network_of_one_sensor_is_asked_with_that_sensor_only() -> None:
@@ -84,6 +96,7 @@ def test_a_network_of_one_sensor_is_asked_with_that_sensor_only() -> None:
 def test_emobed_s_ablation_leaves_out_one_thing_each() -> None:
     """Joint, triplet, sensors hidden at random: what each system is trained with."""
     chosen, fits = Crossmodal(joint=0.7, triplet=0.2, margin=0.5), FitConfig()
+    like_emobed = ("emobed-transformer", "emobed-transformer-scratch", "emobed-distilled")
     found = {s: crossmodal(s, chosen) for s in NETWORKS}
     hidden = {s: fit_config(s, fits).augmentation.modality_dropout > 0 for s in NETWORKS}
     assert {s: (c.joint, c.triplet, hidden[s]) for s, c in found.items() if s in WITH_EMBEDDING} == {
@@ -94,10 +107,13 @@ def test_emobed_s_ablation_leaves_out_one_thing_each() -> None:
         "modality-dropout": (0.0, 0.0, True),
         "emobed-ecg-only": (0.0, 0.0, True),
         "emobed-eda-only": (0.0, 0.0, True),
+        **dict.fromkeys(like_emobed, (0.7, 0.2, False)),
     }
     assert {c.margin for s, c in found.items() if s in WITH_EMBEDDING} == {0.5}
     assert all(found[s] == NO_CROSSMODAL and fit_config(s, fits) == fits for s in NETWORKS if s not in WITH_EMBEDDING)
-    assert [s for s in (*NETWORKS, "decision-fusion") if sweeps(s)] == ["emobed", "emobed-joint", "emobed-triplet"]
+    assert [s for s in (*NETWORKS, "decision-fusion") if sweeps(s)] == [
+        "emobed", "emobed-joint", "emobed-triplet", *like_emobed,
+    ]  # fmt: skip
 
 
 def test_a_window_is_asked_where_the_mask_shows_something_of_it() -> None:

@@ -29,19 +29,21 @@ System = Literal[
     "acc", "unattended", "feature-fusion", "decision-fusion", "ecg-only", "eda-only",
     "classical-lda", "classical-rf", "classical-gb", "classical-lr",
     "emobed", "emobed-joint", "emobed-triplet", "emobed-neither", "modality-dropout",
-    "emobed-ecg-only", "emobed-eda-only",
+    "emobed-ecg-only", "emobed-eda-only", "emobed-transformer", "emobed-transformer-scratch", "emobed-distilled",
     "transformer-pretrained", "transformer-scratch", "transformer-probe", "transformer-probe-random",
 ]  # fmt: skip
 SOME = msgspec.Meta(min_length=1)
 REMEDY = "see train/runs for examples"
-NOT_GIVEN = {"n_outputs": "the task", "ecg_times": "the candidates", "eda_times": "the candidates"}
+NOT_GIVEN = {
+    "n_outputs": "the task", "ecg_times": "the candidates", "eda_times": "the candidates", "encoder": "the system",
+}  # fmt: skip
 """Keys of AccConfig that follow from other parts of the configuration."""
 DEFAULT_ENCODER = Path(__file__).with_name("weights") / "ecg-encoder.pt"
 """Pre-trained by train/runs/pretrain/cpu.toml."""
 COUNTS = ("epochs", "epoch_windows", "batch", "stem", "widths", "hidden")
 """Keys whose values are 1 or more; all other numbers are 0 or more."""
 SHARES = (
-    "label_smoothing", "running_mean", "pretrained_lr", "dropout", "inversion", "ecg_loss", "context_loss",
+    "label_smoothing", "running_mean", "pretrained_lr", "teaching", "dropout", "inversion", "ecg_loss", "context_loss",
     "modality_dropout",
 )  # fmt: skip
 """Keys whose values are 1 or less."""

@@ -24,18 +24,18 @@ from train.config import Config
 from train.encoder import body, load_encoder
 from train.errors import LeakError
 from train.fewshot import judged_by_shots
-from train.fit import MASKS, Fitted, NetworkConfig, fit, predict, tensor
-from train.models.acc import AccConfig
+from train.fit import MASKS, Fitted, Network, NetworkConfig, fit, predict, tensor
+from train.models.acc import ENCODER, AccConfig
 from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.prepare import Prepared
 from train.select import Candidate, Choice, choose, choose_crossmodal
 from train.systems import (
     DECISION_FUSION,
+    ENCODING,
     NETWORKS,
     PARTS,
     PROBED_BY,
     PROBES,
-    TRANSFORMERS,
     asked,
     assert_scaled_on,
     classical_model,
@@ -178,17 +178,18 @@ class Material:
         choice: Choice,
         seed: int,
         *,
+        teacher: Network | None = None,
         on: str = "cpu",
         world: World = ALONE,
         on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
     ) -> Fitted:
-        """A system's network, trained without the test subject."""
+        """A system's network, trained without the test subject; ``teacher`` is one that was, too."""
         spec = self.spec(choice.candidate)
         fitted = fit(
             self.windows(choice.candidate), fold.train, fit_config(system, self.config.fit_config()),
             self._network(system, choice), seed,
             sfreqs=(spec.ecg.sfreq, spec.eda.sfreq), crossmodal=crossmodal(system, choice.crossmodal), on=on,
-            pretrained=self._pretrained(system, choice), world=world, on_epoch=on_epoch,
+            pretrained=self._pretrained(system, choice), teacher=teacher, world=world, on_epoch=on_epoch,
         )  # fmt: skip
         assert_no_leak(fitted.train_subjects, [fold.test], f"fold {fold.test}, {system}")
         return fitted
@@ -196,31 +197,31 @@ class Material:
     def _network(self, system: str, choice: Choice) -> NetworkConfig:
         spec = self.spec(choice.candidate)
         base = replace(self._base(), ecg_times=spec.n_times("ecg"), eda_times=spec.n_times("eda"))
-        encoder = self._encoder.config if system in TRANSFORMERS else None
+        encoder = self._encoder[0].config if system in ENCODING else None
         return network_config(system, base, self.config.emobed.embedding, encoder)
 
     @cached_property
-    def _encoder(self) -> EcgTransformer:
-        """As pre-training left it."""
-        return load_encoder(self.config.transformer.path)[0]
+    def _encoder(self) -> tuple[EcgTransformer, dict[str, Any]]:
+        """As pre-training left it, and what it learned from."""
+        return load_encoder(self.config.transformer.path)
 
     def learned_before(self, system: str) -> list[dict[str, Any]]:
         """Data sets that a system's network begins with having learned from, as a checkpoint says them."""
-        if system not in TRANSFORMERS or not NETWORKS[system].is_pretrained:
-            return []
-        return list(load_encoder(self.config.transformer.path)[1].get("datasets", ()))
+        said = self._encoder[1] if system in NETWORKS and NETWORKS[system].is_pretrained else {}
+        return list(said.get("datasets", ()))
 
     def _pretrained(self, system: str, choice: Choice) -> dict[str, Tensor]:
         """Weights that a system's network begins with, by name."""
-        config = self._network(system, choice)
-        if not NETWORKS[system].is_pretrained or not isinstance(config, TransformerConfig):
+        if not NETWORKS[system].is_pretrained:
             return {}
-        return body(load_encoder(self.config.transformer.path, config)[0])
+        config = self._network(system, choice)
+        prefix, encoding = ("", config) if isinstance(config, TransformerConfig) else (ENCODER, config.encoder)
+        return {prefix + name: w for name, w in body(load_encoder(self.config.transformer.path, encoding)[0]).items()}
 
     def representation(self, candidate: Candidate, seed: int | None) -> Floats:
         """(n, 2 * width) of every window's ECG in the order of ``windows``; with a seed by an encoder as it begins."""
         if (candidate, seed) not in self._representations:
-            encoder = self._encoder
+            encoder, _ = self._encoder
             if seed is not None:
                 torch.manual_seed(seed)
                 encoder = EcgTransformer(encoder.config).eval()
@@ -381,11 +382,14 @@ def _run_systems(
     on_epoch: Callable[[str, dict[str, float]], None],
 ) -> Iterable[tuple[str, dict[str, Any], Fitted | None]]:
     fitted: dict[str, Fitted] = {}
-    wanted = [s for s in NETWORKS if s in systems or (DECISION_FUSION in systems and s in PARTS.values())]
-    for system in wanted:
+    needed = {*systems, *(PARTS.values() if DECISION_FUSION in systems else ())}
+    needed |= {teacher for s in needed if s in NETWORKS and (teacher := NETWORKS[s].teacher)}
+    for system in (s for s in NETWORKS if s in needed):
+        teacher = fitted.get(NETWORKS[system].teacher or "")
         fitted[system] = material.network(
-            system, fold, choice, seed, on=on, world=world, on_epoch=lambda row, s=system: on_epoch(s, row)
-        )
+            system, fold, choice, seed, teacher=teacher and teacher.model, on=on, world=world,
+            on_epoch=lambda row, s=system: on_epoch(s, row),
+        )  # fmt: skip
         if system in systems:
             space = material.space(fitted[system], fold, choice) if answers_by(system, choice) else None
             yield system, material.network_masks(fitted[system], system, fold, choice, space), fitted[system]

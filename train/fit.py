@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from device.pipeline.spec import MODALITIES, SignalSpec
@@ -66,6 +67,11 @@ class FitConfig:
     """Peak of a one-cycle schedule."""
     pretrained_lr: float = 1.0
     """Of ``lr``, the share with which weights move that come from pre-training."""
+    teaching: float = 0.5
+    """Of the task's loss, the share that is about what a teacher says, where there is one (Hinton et al. 2015,
+    arXiv 1503.02531)."""
+    teaching_temperature: float = 2.0
+    """What both networks' logits are divided by there: more of what the teacher thinks of the other classes."""
     weight_decay: float = 1e-2
     label_smoothing: float = 0.05
     mixup: float = 0.3
@@ -96,6 +102,7 @@ def fit(
     sfreqs: tuple[float, float] = (128.0, 4.0),
     crossmodal: Crossmodal = NO_CROSSMODAL,
     pretrained: Mapping[str, Tensor] | None = None,
+    teacher: Network | None = None,
     on: str = "cpu",
     world: World = ALONE,
     on_epoch: Callable[[dict[str, float]], None] = lambda _: None,
@@ -103,7 +110,7 @@ def fit(
     """Train on the named subjects only; a network of one modality on the windows that have it, and never without it.
 
     ``crossmodal`` is what an EmoBed network is trained for beside its task; ``pretrained`` are the weights, by name,
-    that do not begin at random.
+    that do not begin at random; a ``teacher`` is asked about every blend, shown what the network is shown.
     ``on`` is torch's name of the processor. In a world of several each takes its share of every batch and the
     gradients are averaged: all end with the same network.
     """
@@ -113,11 +120,13 @@ def fit(
     own = train[present[train].any(axis=1)]
     train = own if len(own) else train  # nobody wears it: the network learns how common each class is
     model = network(model_config).to(on, memory_format=torch.channels_last)  # a third faster on a CPU
-    model.load_state_dict(pretrained or {}, strict=False)
+    foreign = model.load_state_dict(pretrained or {}, strict=False).unexpected_keys
+    assert not foreign, f"{foreign[0]} is no weight of the network"
     groups = _by_rate(model, set(pretrained or ()), config)
     optimizer = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=True)
     phases = max(1, round(len(train) / config.epoch_windows))
     batches = max(1, len(train) // phases // config.batch)
+    taught_by = teacher and teacher.eval().to(on)
     kept = AveragedModel(model, multi_avg_fn=_running_mean(config.running_mean), use_buffers=True)
     epochs = max(config.epochs, -(-config.least_steps // batches))
     rates = [group["lr"] for group in groups]
@@ -139,7 +148,10 @@ def fit(
             ecg, eda, mask, order, share = mixed(ecg, eda, mask, config.mixup, rng)
             mine = slice(world.rank, None, world.size)
             shown = tensor(ecg[mine], on), tensor(eda[mine], on), torch.from_numpy(mask[mine]).to(on)
-            step = Batch(*shown, *_wanted(windows, batch[mine], batch[order][mine], share, loss_of, balance, on))
+            both = batch[mine], batch[order][mine]
+            step = Batch(
+                *shown, *_wanted(windows, *both, share, _taught(loss_of, taught_by, shown, config), balance, on)
+            )
             loss = crossmodal_loss(model, step, crossmodal) if isinstance(model, EmoBed) else task_loss(model, step)
             optimizer.zero_grad()
             loss.backward()
@@ -205,6 +217,23 @@ def _wanted(
 
     weights = {m: share * table[labels[0]] + (1 - share) * table[labels[1]] for m, table in balance.items()}
     return class_loss(losses), *alike_by_label(labels[share < 0.5]), abs(2 * share - 1), weights
+
+
+def _taught(
+    loss_of: Callable[[Tensor, Tensor], Tensor], teacher: Network | None, shown: Sequence[Tensor], config: FitConfig
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Losses (N,) of logits and labels that are in part about what a teacher makes of what is shown."""
+    if teacher is None:
+        return loss_of
+    t = config.teaching_temperature
+    with torch.no_grad():
+        told = functional.softmax(teacher(*shown) / t, dim=1)
+
+    def losses(logits: Tensor, label: Tensor) -> Tensor:
+        surprise = functional.kl_div(functional.log_softmax(logits / t, dim=1), told, reduction="none").sum(dim=1)
+        return (1 - config.teaching) * loss_of(logits, label) + config.teaching * t * t * surprise
+
+    return losses
 
 
 def _seed(seed: int) -> None:

@@ -42,7 +42,9 @@ class Network:
     hides: bool = True
     """Whether training hides a whole sensor at random."""
     is_pretrained: bool | None = None
-    """For an ECG Transformer: whether its encoder begins as pre-training left it."""
+    """Of a network with an ECG Transformer in it: whether its encoder begins as pre-training left it."""
+    teacher: str | None = None
+    """The system whose answers it learns beside the labels."""
 
 
 _NEITHER = {"joint": 0.0, "triplet": 0.0}
@@ -59,12 +61,19 @@ NETWORKS: Mapping[str, Network] = {
     "modality-dropout": Network(crossmodal=_NEITHER),
     "emobed-ecg-only": Network({"modalities": ("ecg",)}, _NEITHER),
     "emobed-eda-only": Network({"modalities": ("eda",)}, _NEITHER),
+    "emobed-transformer": Network(crossmodal={}, hides=False, is_pretrained=True),
+    "emobed-transformer-scratch": Network(crossmodal={}, hides=False, is_pretrained=False),
+    "emobed-distilled": Network(crossmodal={}, hides=False, teacher="emobed-transformer"),
     "transformer-pretrained": Network({"modalities": ("ecg",)}, is_pretrained=True),
     "transformer-scratch": Network({"modalities": ("ecg",)}, is_pretrained=False),
 }
 """``emobed`` is trained jointly and with triplets, its siblings with one of both or neither; ``modality-dropout`` is
-the same network that only loses a sensor at random; ``emobed-ecg-only`` never knew another sensor."""
-TRANSFORMERS = tuple(name for name, network in NETWORKS.items() if network.is_pretrained is not None)
+the same network that only loses a sensor at random; ``emobed-ecg-only`` never knew another sensor. In
+``emobed-transformer`` an ECG Transformer takes the place of the ECG stem; ``emobed-distilled`` learns from it."""
+ENCODING = tuple(name for name, network in NETWORKS.items() if network.is_pretrained is not None)
+"""Networks with an ECG Transformer in them."""
+TRANSFORMERS = tuple(name for name in ENCODING if NETWORKS[name].crossmodal is None)
+"""Those that are nothing else."""
 PROBES = {"transformer-probe": True, "transformer-probe-random": False}
 """Logistic regression on what an encoder gives that is not trained for the task; whether it is the pre-trained one."""
 PROBED_BY = "classical-lr"
@@ -94,18 +103,20 @@ def system_and_share(name: str) -> tuple[str, float]:
 
 
 def needs_encoder(name: str) -> bool:
-    """Whether a system is an ECG Transformer, or a probe of one."""
-    return system_and_share(name)[0] in (*TRANSFORMERS, *PROBES)
+    """Whether a system has an ECG Transformer in it or in its teacher, or is a probe of one."""
+    system = system_and_share(name)[0]
+    return system in (*ENCODING, *PROBES) or (system in NETWORKS and NETWORKS[system].teacher in ENCODING)
 
 
 def network_config(
     system: str, base: AccConfig, embedding: int = EmoBedConfig.embedding, encoder: TransformerConfig | None = None
 ) -> NetworkConfig:
     """The configuration of a system's network; ``encoder`` is that of the pre-trained one."""
+    task = {k: getattr(base, k) for k in ("n_outputs", "ecg_times", "eda_times", "dropout")}
+    encoding = replace(encoder or TransformerConfig(), **task)
     if system in TRANSFORMERS:
-        task = {k: getattr(base, k) for k in ("n_outputs", "ecg_times", "eda_times", "dropout")}
-        return replace(encoder or TransformerConfig(), **task)
-    config = replace(base, **NETWORKS[system].model)
+        return encoding
+    config = replace(base, **NETWORKS[system].model, encoder=encoding if system in ENCODING else None)
     return EmoBedConfig(**vars(config), embedding=embedding) if system in WITH_EMBEDDING else config
 
 

@@ -8,6 +8,7 @@ as sample k from the end of the other: EDA may be longer (its context), and a me
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.models.blocks import Connection, ConvBlock, classifier
+from train.models.ecg_transformer import TOKEN_TIMES, EcgTransformer, TransformerConfig
 
 MODALITIES = ("ecg", "eda")
 DIRECTIONS = ("ecg->eda", "eda->ecg")
@@ -28,6 +30,10 @@ ECG_FIRST = (16, 8)
 """Kernel and stride of ECG stage 0: 2 s, two beats, at 128 / 16 / 8 = 1 step/s, EDA's own rate there."""
 EDA_FIRST = (8, 4)
 """Kernel and stride of EDA stage 0 at 4 Hz: 2 s, the rise of a skin conductance response, at 1 step/s."""
+ENCODED_FIRST = (2 * ECG_STEM[1] * ECG_FIRST[1] // TOKEN_TIMES, ECG_STEM[1] * ECG_FIRST[1] // TOKEN_TIMES)
+"""The same over the tokens of an ECG Transformer."""
+ENCODER = "branches.ecg.0.0.encoder."
+"""What names of its weights begin with."""
 LATER = ((8, 4), (3, 1))
 """Kernel and stride of stages 1 and 2 of both branches: 0.25 steps/s, then the same once more."""
 
@@ -58,8 +64,14 @@ class AccConfig:
     """Units of the head's hidden layer."""
     dropout: float = 0.3
     """Dropout before each of the head's two layers, in training only."""
+    encoder: TransformerConfig | None = None
+    """An ECG Transformer in place of the ECG stem; None for the stem."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.encoder, Mapping):  # of a checkpoint
+            object.__setattr__(self, "encoder", TransformerConfig(**self.encoder))
+        if self.encoder is not None and self.encoder.ecg_times != self.ecg_times:
+            raise ValueError(f"an encoder of {self.encoder.ecg_times} samples of ECG where there are {self.ecg_times}")
         for name in ("modalities", "widths", "directions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
@@ -78,19 +90,36 @@ class AccConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, as a checkpoint holds them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return plain | {"encoder": self.encoder and self.encoder.as_dict()}
 
 
 def _branch(modality: str, config: AccConfig) -> nn.ModuleList:
     """The stages of one modality's CNN."""
-    first = config.widths[0]
-    if modality == "ecg":
-        stem = ConvBlock(N_CHANS, config.stem, *ECG_STEM)
-        stages = [nn.Sequential(stem, ConvBlock(config.stem, first, *ECG_FIRST))]
-    else:
-        stages = [ConvBlock(N_CHANS, first, *EDA_FIRST)]
+    stage = _first_of_ecg(config) if modality == "ecg" else ConvBlock(N_CHANS, config.widths[0], *EDA_FIRST)
     pairs = zip(config.widths, config.widths[1:], LATER, strict=False)
-    return nn.ModuleList([*stages, *(ConvBlock(a, b, *shape) for a, b, shape in pairs)])
+    return nn.ModuleList([stage, *(ConvBlock(a, b, *shape) for a, b, shape in pairs)])
+
+
+def _first_of_ecg(config: AccConfig) -> nn.Module:
+    """ECG's stem and stage 0."""
+    if config.encoder is not None:
+        return nn.Sequential(Tokens(config.encoder), ConvBlock(config.encoder.width, config.widths[0], *ENCODED_FIRST))
+    stem = ConvBlock(N_CHANS, config.stem, *ECG_STEM)
+    return nn.Sequential(stem, ConvBlock(config.stem, config.widths[0], *ECG_FIRST))
+
+
+class Tokens(nn.Module):
+    """An ECG Transformer without its head: (N, 2, 1, ecg_times) to its tokens (N, width, 1, n_tokens), CLS left out."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.encoder = EcgTransformer(config)
+        self.encoder.head = nn.Sequential()
+
+    def forward(self, ecg: Tensor) -> Tensor:
+        """Every token knows of all others."""
+        return self.encoder.encoded(ecg)[:, :, :, 1:]
 
 
 class ACC(nn.Module):
