@@ -34,6 +34,7 @@ from train.confidence import confidence, when_to_answer
 from train.fit import FORMAT, FitConfig, Network, save_checkpoint
 from train.fit import fit as train_fit
 from train.models.acc import ACC, AccConfig
+from train.models.ecg_transformer import TransformerConfig
 from train.models.emobed import EmoBed, EmoBedConfig
 from train.objective import Crossmodal
 from train.windows import Windows
@@ -44,6 +45,7 @@ TRAINED = [f"S{i}" for i in range(1, 7)]
 HELD_OUT = "S35"
 PER_SUBJECT = 24
 CONFIG = AccConfig(eda_times=240, stem=4, widths=(4, 6, 8), hidden=8)
+ENCODER = TransformerConfig(stem=8, width=32, layers=1, heads=2, feed=32)
 DEFAULT_BUNDLE = ROOT / "device" / "bundles" / "default.affect"
 
 
@@ -238,11 +240,13 @@ def test_onnx_equals_torch(run: Run) -> None:
     np.testing.assert_allclose(run_onnx(run.work / "model.onnx", inputs), wanted, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def with_space(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Pool, Checkpoint]:
-    """EmoBed's network, trained a little as affectd-train does it, and its bundle."""
+@pytest.fixture(scope="module", params=[None, ENCODER], ids=["stem", "transformer"])
+def with_space(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, Pool, Checkpoint]:
+    """EmoBed's network, trained a little as affectd-train does it, and its bundle; with its stem or a Transformer."""
     folder, people = tmp_path_factory.mktemp("space"), make_people([*TRAINED, HELD_OUT])
-    shape = EmoBedConfig(**{**CONFIG.as_dict(), "embedding": 6})
+    shape = EmoBedConfig(**{**CONFIG.as_dict(), "embedding": 6, "encoder": request.param})
     how, objective = FitConfig(epochs=12, batch=16, augmentation=NONE, running_mean=0.8), Crossmodal()
     sure = confidence(people, TRAINED, 0.5, how, shape, objective)
     model = train_fit(people, TRAINED, how, shape, 0, crossmodal=objective).model
