@@ -52,6 +52,7 @@ BAD_INPUT = 2
 @click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
 @click.option("--share", type=click.FloatRange(0.5, 1.0), help="Of windows that set int8 ranges (else 1, 0.99, 0.98).")
 @click.option("--force", is_flag=True, help="Write the bundle even where int8 differs too much; its card says so.")
+@click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     checkpoint: Path,
@@ -65,6 +66,7 @@ def command(
     judges: int,
     share: float | None,
     force: bool,
+    bench: str | None,
     as_json: bool,
 ) -> None:
     """Turn CHECKPOINT into a full int8 bundle and prove it equal to the float network, for every set of sensors."""
@@ -72,8 +74,10 @@ def command(
     say("start torch")  # seconds, hence not at the top of this file
     from quantize.calibrate import read_pool
     from quantize.export import read_checkpoint
-    from quantize.package import SHARES, Options, build, read_results
+    from quantize.latency import latency, target_of
+    from quantize.package import ONNX, SHARES, Options, build, read_results
 
+    target = target_of(bench) if bench else None
     say("read checkpoint and windows")
     loaded = read_checkpoint(checkpoint)
     records = read_results(results, loaded) if results else []
@@ -81,10 +85,14 @@ def command(
     options = Options(seed, windows, judges, (share,) if share else SHARES, force)
     with _work(work) as folder:
         built = build(loaded, pool, output, folder, results=records, options=options, on_step=say)
+        timed = {}
+        if target is not None:
+            files = built.converted.formats
+            timed = latency(target, loaded, folder / ONNX, files, built.calibration, folder, say)
     if as_json:
-        print(json.dumps({**built.report, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
+        print(json.dumps({**built.report, **timed, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
     else:
-        show(Console(), built.bundle, built.report, say.seconds)
+        show(Console(), built.bundle, built.report, say.seconds, timed)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

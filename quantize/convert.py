@@ -43,6 +43,8 @@ SUFFIX = "_full_integer_quant.tflite"
 """What onnx2tf calls its int8 file with int8 inputs and outputs."""
 FLOAT_SUFFIX = "_float32.tflite"
 """What it calls the float file that it writes on the way."""
+FORMATS = {"int8": SUFFIX, "float32": FLOAT_SUFFIX, "dynamic range": "_dynamic_range_quant.tflite"}
+"""Of the files that come out, for those who compare them; the bundle holds the first."""
 INTEGER = ("INT8", "INT32", "INT64", "BOOL")
 """Tensor types a full int8 network may hold: int8 data, int32 biases, integer shapes."""
 STAGES = {
@@ -59,7 +61,7 @@ OPTIONS: dict[str, Any] = {
     "quant_type": "per-channel",  # weights: one scale per output channel
     "input_quant_dtype": "int8",
     "output_quant_dtype": "int8",
-    "output_dynamic_range_quantized_tflite": False,
+    "output_dynamic_range_quantized_tflite": True,  # for comparison
     "output_signaturedefs": False,  # the names of the ONNX inputs reach the signature without it
     "output_h5": False,
     "output_keras_v3": False,
@@ -161,6 +163,13 @@ class Converted:
     inspection: Inspection
     log: Path
     seconds: float
+
+    @property
+    def formats(self) -> dict[str, Path]:
+        """The file and its siblings, by format."""
+        stem = self.path.name.removesuffix(SUFFIX).removesuffix(FLOAT_SUFFIX)
+        beside = {name: self.path.with_name(stem + suffix) for name, suffix in FORMATS.items()}
+        return {name: path for name, path in beside.items() if path.is_file()}
 
     @property
     def model(self) -> bytes:

@@ -7,6 +7,7 @@ QuantizeError                 (a bad checkpoint is train.errors.CheckpointError)
 +-- ResultsError        a results file the card cannot be written from; carries path, place, reason, remedy
 +-- ExportError         the ONNX file is refused or differs from torch; carries reason, remedy
 +-- ConvertError        the converter failed or its file is not full int8; carries reason, remedy, log, last_lines
++-- BenchError          a machine on which nothing could be timed; carries machine, reason, remedy
 +-- GateError           int8 differs too much from float; carries failures, report
 """
 
@@ -66,6 +67,14 @@ class ConvertError(QuantizeError):
         self.last_lines = tuple(last_lines)
         """The end of the converter's log."""
         super().__init__(one_line("conversion to int8", f"{reason}; {remedy}", f"log: {log}"))
+
+
+class BenchError(QuantizeError):
+    """A machine on which nothing could be timed."""
+
+    def __init__(self, machine: str, reason: str, remedy: str) -> None:
+        self.machine, self.reason, self.remedy = machine, reason, remedy
+        super().__init__(one_line("bench", machine, f"{reason}; {remedy}"))
 
 
 class GateError(QuantizeError):

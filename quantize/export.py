@@ -158,7 +158,7 @@ def random_inputs(checkpoint: Checkpoint, n: int, seed: int = 0) -> dict[str, Fl
     return arrays
 
 
-def _to_nchw(arrays: Mapping[str, Floats32]) -> dict[str, Floats32]:
+def nchw(arrays: Mapping[str, Floats32]) -> dict[str, Floats32]:
     """ecg and eda (n, n_chans, n_times) -> (n, n_chans, 1, n_times), the network's layout."""
     return {name: a[:, :, None, :] if a.ndim == 3 else a for name, a in arrays.items()}
 
@@ -175,11 +175,11 @@ def embed_torch(network: EmoBed, arrays: Mapping[str, Floats32]) -> Floats32:
 
 def _run_torch(forward: Callable[..., torch.Tensor], arrays: Mapping[str, Floats32]) -> Floats32:
     batch = 64  # bounds memory, not results: the network is in eval mode
-    nchw = _to_nchw(arrays)
+    shown = nchw(arrays)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(nchw["mask"]), batch):
-            inputs = [torch.from_numpy(np.ascontiguousarray(nchw[name][start : start + batch])) for name in ARGUMENTS]
+        for start in range(0, len(shown["mask"]), batch):
+            inputs = [torch.from_numpy(np.ascontiguousarray(shown[name][start : start + batch])) for name in ARGUMENTS]
             parts.append(forward(*inputs).numpy())
     return np.asarray(np.concatenate(parts), np.float32)
 
@@ -189,15 +189,17 @@ def run_onnx(path: Path, arrays: Mapping[str, Floats32], output: str = OUTPUT) -
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    nchw = _to_nchw(arrays)
+    shown = nchw(arrays)
     names = [value.name for value in session.get_inputs()]
-    rows = [session.run([output], {name: nchw[name][i : i + 1] for name in names})[0] for i in range(len(nchw["mask"]))]
+    rows = [
+        session.run([output], {name: shown[name][i : i + 1] for name in names})[0] for i in range(len(shown["mask"]))
+    ]
     return np.asarray(np.concatenate(rows), np.float32)
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the network as ONNX with static batch 1 and prove it equal to torch; raises ExportError."""
-    example = _to_nchw(random_inputs(checkpoint, 1))
+    example = nchw(random_inputs(checkpoint, 1))
     inputs = tuple(torch.from_numpy(example[name]) for name in checkpoint.inputs)
     with _quiet_exporter():
         try:

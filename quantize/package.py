@@ -30,6 +30,7 @@ from device.space import Space
 from quantize.calibrate import (
     PARITY_PER_MASK,
     PER_MASK,
+    Floats32,
     Pool,
     calibration_inputs,
     central,
@@ -112,6 +113,10 @@ class Built:
     bundle: Bundle
     report: Mapping[str, Any]
     """As in the bundle."""
+    converted: Converted
+    """Its model and what came out beside it, in the folder for intermediate files."""
+    calibration: Mapping[str, Floats32]
+    """Network inputs of the windows that the int8 ranges were chosen from."""
 
 
 def build(
@@ -176,7 +181,7 @@ def build(
         raise GateError(best.failures, work / REPORT)
     on_step("write the bundle")
     made, model = _filled(blank, best.converted, parity(best.found)), best.converted.model
-    return Built(write_bundle(output, made, model, card(made, report), report), report)
+    return Built(write_bundle(output, made, model, card(made, report), report), report, best.converted, inputs)
 
 
 def _without_figures(checkpoint: Checkpoint) -> Manifest:

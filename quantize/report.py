@@ -230,6 +230,31 @@ def _verdict(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -
     return lines
 
 
-def show(console: Console, bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -> None:
-    """Print the summary."""
+def show(
+    console: Console,
+    bundle: Bundle | None,
+    report: Mapping[str, Any],
+    seconds: float,
+    timed: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the summary, and what quantize.latency has found."""
     console.print(summary(bundle, report, seconds), soft_wrap=True)
+    if timed:
+        console.print(timing(timed), soft_wrap=True)
+
+
+def timing(timed: Mapping[str, Any]) -> RenderableType:
+    """Every variant, the fastest first; those that do not run, with the reason, last."""
+    title = f"one window on {timed['machine']}, {timed['cores']} cores: {timed['macs']:,} multiply-accumulates"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("run by", "format", "threads", "XNNPACK", "median us", "10-90 %", "of int8 peak"):
+        table.add_column(column, justify="left" if column in ("run by", "format") else "right", no_wrap=True)
+    rows = sorted(timed["latency"], key=lambda r: r.get("median_us", float("inf")))
+    for r in rows:
+        what = (r["runtime"], r["format"], str(r["threads"]), "yes" if r["xnnpack"] else "")
+        if "error" in r:
+            table.add_row(*what, "", "", r["error"])
+        else:
+            spread, share = f"{r['p10_us']:.0f}-{r['p90_us']:.0f}", r.get("peak_share")
+            table.add_row(*what, f"{r['median_us']:.0f}", spread, "" if share is None else f"{share:.0%}")
+    return table

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tests_support import reference_data
 
 from device.bundle import DISCLAIMER, MASKS, Bundle, read_bundle
@@ -28,6 +29,7 @@ from quantize.convert import convert, inspect
 from quantize.errors import CalibrationError, ConvertError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, export_onnx, read_checkpoint, run_onnx, run_torch
 from quantize.package import build
+from quantize.report import timing
 from quantize.verify import MAX_DROP, MIN_AGREEMENT, compare, comparison, gate, parity, run_int8
 from train.augment import NONE
 from train.confidence import confidence, when_to_answer
@@ -166,7 +168,7 @@ def run(files: Path) -> Run:
     records = [loso | {"mode": "cold_start", "auroc": 0.7}, loso | {"mode": "calibrated", "subjects": 99}]
     (files / "results.json").write_text(json.dumps(records))
     names = ("checkpoint.pt", "--calibration", "windows.npz", "--results", "results.json", "-o", "made.affect")
-    command = [sys.executable, "-m", "quantize.cli", *names, "--work", "work", "--json"]
+    command = [sys.executable, "-m", "quantize.cli", *names, "--work", "work", "--bench", "host", "--json"]
     done = subprocess.run(command, cwd=files, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Run(files, done.stdout, done.stderr)
@@ -200,6 +202,18 @@ def test_json_on_stdout_progress_on_stderr(run: Run) -> None:
     assert {key: said[key] for key in bundle.report} == bundle.report
     for step in ("export to ONNX", "convert to int8: int8 file", "compare: eda"):
         assert step in run.stderr
+
+
+def test_every_file_is_timed_beside_onnxruntime_and_torch(run: Run) -> None:
+    said = json.loads(run.stdout)
+    timed = {(r["runtime"], r["format"]) for r in said["latency"] if "median_us" in r}
+    assert {("ai-edge-litert", form) for form in ("int8", "float32", "dynamic range")} <= timed
+    assert {("onnxruntime", "int8"), ("onnxruntime", "float32"), ("torch", "float32")} <= timed
+    assert said["macs"] > 0 and all(r["peak_share"] > 0 for r in said["latency"] if "median_us" in r)
+    shown = Console(width=200, record=True)
+    shown.print(timing(said))
+    assert f"{said['macs']:,} multiply-accumulates" in shown.export_text()
+    assert not {"latency", "machine"} & set(read_bundle(run.bundle).report)  # what differs from run to run
 
 
 def test_parity_in_the_manifest_comes_out_again(run: Run) -> None:
