@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.calibration import own_labels
@@ -52,8 +53,9 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--config", "path", type=FilePath, required=True, help="Configuration in TOML.")
+@click.option("--bundle", type=FilePath, help="Model bundle instead of the configuration's.")
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
-def run(path: Path, verbose: bool) -> None:
+def run(path: Path, bundle: Path | None, verbose: bool) -> None:
     """Read the sensors and predict until stopped."""
     from device.daemon import run as run_daemon
 
@@ -61,7 +63,11 @@ def run(path: Path, verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     for chatty in ("bleak", "dbus_fast", "bleak_retry_connector"):
         logging.getLogger(chatty).setLevel(max(level, logging.INFO))
-    asyncio.run(run_daemon(load_config(path)))
+    config = load_config(path)
+    if bundle is not None:
+        inference = msgspec.structs.replace(config.inference, bundle=str(bundle))
+        config = msgspec.structs.replace(config, inference=inference)
+    asyncio.run(run_daemon(config))
 
 
 @cli.command()

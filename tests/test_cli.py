@@ -57,6 +57,10 @@ BAD = {
     ),
     "unwritable out": (["replay", "{recording}", "--bundle", "{tmp}/tiny.affect", "--out", "{tmp}"], "Is a directory"),
     "no bundle in the config": (["run", "--config", "{tmp}/right.toml"], "my-model.affect: no such file"),
+    "no bundle on the command line": (
+        ["run", "--config", "{tmp}/right.toml", "--bundle", "{tmp}/ecg.affect"],
+        "ecg.affect: no such file",
+    ),
 }
 
 

@@ -26,6 +26,7 @@ from device.pipeline.spec import SignalSpec
 from device.pipeline.types import Chunk, Clock
 from train.corpus_leads import lead_of
 from train.data.types import Recording, Signal
+from train.encoder import HEAD
 from train.metrics import auroc, balanced_accuracy, subject_bootstrap
 from train.models.ecg_transformer import TOKEN_TIMES, EcgTransformer, TransformerConfig
 from train.pretrain import Randomisation, randomised, scaled
@@ -215,7 +216,7 @@ def _encoder(system: str, encoder: EcgTransformer) -> EcgTransformer:
 
 def _body(encoder: EcgTransformer) -> list[nn.Parameter]:
     """What has a part in tokens: all but the head for emotion."""
-    return [p for name, p in encoder.named_parameters() if not name.startswith("head.")]
+    return [p for name, p in encoder.named_parameters() if not name.startswith(HEAD)]
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from device.pipeline.spec import SignalSpec
 from train.augment import Augmentation, augmented
 from train.config import REMEDY, read_as
 from train.corpus import Corpus
-from train.encoder import save_encoder, write
+from train.encoder import HEAD, save_encoder, write
 from train.errors import CheckpointError, ConfigError
 from train.models.ecg_transformer import EcgTransformer, TransformerConfig
 from train.pretext import PRETEXTS, Pretext, Question
@@ -180,7 +180,7 @@ def pretrain(
 
 def trained(both: nn.ModuleDict) -> list[nn.Parameter]:
     """What a pretext has a part in: all but the encoder's head for emotion."""
-    return [p for name, p in both.named_parameters() if not name.startswith("encoder.head.")]
+    return [p for name, p in both.named_parameters() if not name.startswith(f"encoder.{HEAD}")]
 
 
 def rate(done: float, warmup: float) -> float:
