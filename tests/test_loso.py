@@ -106,6 +106,24 @@ def test_what_chance_has_no_part_in_is_fitted_once_and_says_for_each_seed_what_a
     assert alone == {name: text for name, text in files(tmp_path / "both" / "folds").items() if name in alone}
 
 
+def test_how_sure_to_be_is_judged_where_a_system_asks_for_it_and_then_for_all(
+    people: list[Prepared], tmp_path: Path
+) -> None:
+    """EmoBed after its sibling has its temperatures; who comes after it takes its choice."""
+    two, out = people[::2], tmp_path / "out"
+    run(two, out, config(systems=("emobed-joint",)))
+    choices = {p.name: p for p in (out / "choices").rglob("*.json")}
+    assert set(choices) == {"P0.crossmodal.json", "P0.json", "P2.crossmodal.json", "P2.json"}
+    assert json.loads(choices["P0.crossmodal.json"].read_text())["sure"] is None
+    run(two, out, config(systems=("emobed",)))
+    (record,) = (out / "folds").rglob("emobed/P0-0.json")
+    assert set(json.loads(record.read_text())["confidence"]["temperature"]) == {"ecg+eda", "ecg", "eda"}
+    for path in choices.values():
+        path.unlink()
+    run(two, out, config(systems=("emobed", "emobed-triplet")))
+    assert {p.name for p in (out / "choices").rglob("*.crossmodal.json")} == set()
+
+
 def test_two_people_whose_files_would_be_one_are_refused(tmp_path: Path) -> None:
     people = [replace(p, subject=name) for p, name in zip(made_people(3), ("a b", "c", "a-b"), strict=True)]
     with pytest.raises(PrepareError, match=r"a-b.*would share its files with subject 'a b'"):

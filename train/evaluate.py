@@ -160,12 +160,13 @@ class Material:
         assert_no_leak(choice.subjects, [fold.test], f"choice of the window, fold {fold.test}")
         return choice
 
-    def choose_crossmodal(self, fold: Fold, choice: Choice) -> Choice:
-        """The same choice, what EmoBed's network is trained for and when it answers, from training subjects only."""
+    def choose_crossmodal(self, fold: Fold, choice: Choice, *, answers: bool = True) -> Choice:
+        """The same choice, what EmoBed's network is trained for and, where it ``answers``, when; from training subjects
+        only."""
         windows, inner = self.windows(choice.candidate), self.config.inner
         how, network = fit_config(EMOBED, self.config.fit_config()), self._network(EMOBED, choice)
         chosen = choose_crossmodal(choice, windows, fold.train, self.config.emobed.crossmodals(), inner, how, network)
-        if self.task.rates:
+        if self.task.rates or not answers:
             return chosen
         sure = confidence(windows, fold.train, JUDGING, how, network, chosen.crossmodal)
         assert_no_leak({*chosen.subjects, *sure.subjects}, [fold.test], f"choice of the training, fold {fold.test}")

@@ -25,7 +25,7 @@ from train.config import Config
 from train.data import datasets
 from train.encoder import load_encoder
 from train.errors import PrepareError
-from train.evaluate import Fold, Material, answers_by, assert_no_leak, folds, run_fold
+from train.evaluate import EMOBED, Fold, Material, answers_by, assert_no_leak, folds, run_fold
 from train.fit import config_record, save_checkpoint
 from train.metrics import concordance
 from train.models.acc import AccConfig
@@ -67,9 +67,9 @@ class Places:
         """What was chosen inside a fold."""
         return self.out / "choices" / self.config.dataset / _plain(self.config.task) / mode / f"{_plain(subject)}.json"
 
-    def crossmodal(self, mode: str, subject: str) -> Path:
-        """What was chosen inside a fold of EmoBed's training."""
-        return self.choice(mode, subject).with_suffix(".emobed.json")
+    def crossmodal(self, mode: str, subject: str, answers: bool) -> Path:
+        """What was chosen inside a fold of EmoBed's training, and when it answers."""
+        return self.choice(mode, subject).with_suffix(".emobed.json" if answers else ".crossmodal.json")
 
     def board(self, mode: str, system: str, subject: str, seed: int) -> Path:
         """Tensorboard's folder of one fit."""
@@ -230,10 +230,13 @@ def _own_choice(work: _Work, fold: Fold) -> Choice:
     return _kept(work, path, lambda: work.material.choose(fold))
 
 
-def _crossmodal_choice(work: _Work, fold: Fold, choice: Choice) -> Choice:
-    """With what EmoBed's network is trained for."""
-    path = work.places.crossmodal(work.material.mode, fold.test)
-    made = _fit_world(work).as_first(_kept(work, path, lambda: work.material.choose_crossmodal(fold, choice)))
+def _crossmodal_choice(work: _Work, fold: Fold, choice: Choice, answers: bool) -> Choice:
+    """With what EmoBed's network is trained for and, where it ``answers``, when."""
+    whole, part = (work.places.crossmodal(work.material.mode, fold.test, is_whole) for is_whole in (True, False))
+    answers |= _is_made(whole, work.key("acc"))
+    made = _fit_world(work).as_first(
+        _kept(work, whole if answers else part, lambda: work.material.choose_crossmodal(fold, choice, answers=answers))
+    )
     assert_no_leak((*made.subjects, *fold.train), [fold.test], f"choice of the training, fold {fold.test}")
     return made
 
@@ -261,7 +264,7 @@ def _run_one(fold: Fold, seed: int, systems: Sequence[str]) -> str:
     material, places = work.material, work.places
     choice = _choice(work, fold)
     if any(sweeps(system) for system in systems):
-        choice = _crossmodal_choice(work, fold, choice)
+        choice = _crossmodal_choice(work, fold, choice, EMOBED in systems)
     figures, copied = [], _copied(work, fold, seed, systems)
     with _Board(places, material.mode, fold.test, seed, work.options.tensorboard) as board:
         rest = [system for system in systems if system not in copied]
