@@ -20,7 +20,7 @@ from torch import Tensor
 
 from train.cli import UNFINISHED, command
 from train.corpus import Corpus
-from train.encoder import load_encoder
+from train.encoder import body, load_encoder
 from train.errors import CheckpointError, ConfigError
 from train.models.ecg_transformer import TransformerConfig
 from train.pretext import MaskedSignal, Question
@@ -36,7 +36,7 @@ from train.pretrain import (
     read_config,
     scaled,
 )
-from train.pretrain_command import REPORT
+from train.pretrain_command import CARD, REPORT
 from train.report.plots import OURS_COLOUR
 from train.report.pretraining import filling, page
 
@@ -250,6 +250,11 @@ def test_the_command_goes_on_where_it_stopped_and_says_what_came_of_it(made: Cor
     assert "held-out people's loss" in done.stdout and "step 4 of 4" in done.stderr
     _, provenance = load_encoder(tmp_path / "out" / ENCODER)
     assert provenance["command"].startswith("affectd-train pretrain") and provenance["commit"]
+    card = (tmp_path / "out" / CARD).read_text()
+    assert "| CC0 |" in card and "4 steps of 8 windows" in card and provenance["commit"] in card
+    found = re.search(r"Transformer \(([\d,]+) weights\)", card)
+    state = body(load_encoder(tmp_path / "out" / ENCODER)[0])
+    assert found and int(found[1].replace(",", "")) == sum(weight.numel() for weight in state.values())
     again = (tmp_path / "out" / REPORT).read_text()
     assert CliRunner().invoke(command, args).exit_code == 0  # a finished run draws its page again
     assert (tmp_path / "out" / REPORT).read_text() == again

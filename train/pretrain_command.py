@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-REPORT = "report.html"
-"""In the output folder: what the encoder learned, in pictures."""
+REPORT, CARD = "report.html", "encoder.md"
+"""In the output folder: what the encoder learned, in pictures; and the card that goes with it."""
 
 
 @click.command()
@@ -42,10 +42,11 @@ def pretrain(folder: Path, path: Path, out: Path, on: str, stop_after: int | Non
         click.echo(f"stopped after {stop_after} of {config.steps} steps; run again to go on")
         raise SystemExit(UNFINISHED)
     if world.rank == 0:
-        from train.report.pretraining import page
+        from train.report.pretraining import card, page
 
-        text = page(made, found, config, load_encoder(out / ENCODER)[1])
-        (out / REPORT).write_text(text, encoding="utf-8")
+        about = load_encoder(out / ENCODER)[1]
+        (out / REPORT).write_text(page(made, found, config, about), encoding="utf-8")
+        (out / CARD).write_text(card(made, about), encoding="utf-8")
         click.echo(f"{out / ENCODER}: held-out people's loss {made.history[-1]['held_out']:.3f}; see {out / REPORT}")
 
 

@@ -16,12 +16,15 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from device.bundle import DISCLAIMER
 from train.corpus import Corpus
+from train.encoder import body
 from train.metrics import auroc
 from train.pretext import PRETEXTS, TRANSFORMS, MaskedSignal, Question, TransformRecognition
 from train.pretrain import PretrainConfig, Pretrained, scaled
 from train.report.page import templates
 from train.report.plots import OURS_COLOUR, QUIET, STYLE, THEIRS_COLOUR, WIDTH, svg
+from train.report.words import table_lines
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -64,6 +67,33 @@ def page(made: Pretrained, corpus: Corpus, config: PretrainConfig, about: Mappin
         recognised=recognised,
         configuration=json.dumps({k: v for k, v in about.items() if k != "history"}, indent=2),
     )
+
+
+def card(made: Pretrained, about: Mapping[str, Any]) -> str:
+    """What goes with the encoder's file wherever it goes, Markdown; ``about`` as for :func:`page`."""
+    config, rows = about["pretraining"], about["datasets"]
+    without = ", ".join(config["without"])
+    versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())
+    weights = sum(weight.numel() for weight in body(made.encoder).values())
+    loss = f"{made.history[-1]['held_out']:.3f}"
+    sources = [(row["name"], row["licence"], str(row["subjects"]), row["url"]) for row in rows]
+    parts = [
+        "# ECG encoder",
+        f"The encoder of affectd's ECG Transformer ({weights:,} weights), pre-trained without labels on "
+        f"{about['windows']:,} windows of ECG. It begins networks for emotion; by itself it tells nothing.",
+        DISCLAIMER,
+        "## Learned from",
+        table_lines(("data set", "licence", "people", "source"), sources).rstrip("\n"),
+        f"Left out, to be tested on: {without}." if without else "Nobody was left out.",
+        "## How",
+        f"Pretext `{config['pretext']}`, {config['steps']:,} steps of {config['batch']} windows; loss of held-out "
+        f"people {loss}. {LOSS_WORDS[config['pretext']]}",
+        f"`{about.get('command', 'unknown')}` at commit {about.get('commit', 'unknown')}; {versions}.",
+        "## Limits",
+        "What it learned from was made to look like a chest strap's ECG by rate, gain, polarity, wander and noise; "
+        "where no data set above is one's, it is none.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def curve(history: Sequence[Mapping[str, float]], label: str) -> str:
