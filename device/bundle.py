@@ -8,6 +8,7 @@ parts give an equal file and any changed byte is found.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -37,10 +38,12 @@ DEFAULT_BUNDLE = Path(__file__).with_name("bundles") / "default.affect"
 """The bundle shipped with affectd."""
 FORMAT = "affectd-bundle/2"
 MANIFEST, MODEL, CARD, REPORT = PARTS = ("manifest.json", "model.tflite", "card.md", "report.json")
+SIGNATURE = "signature.json"
+"""The last part, of a bundle that somebody vouches for."""
 HASHED = (MODEL, CARD, REPORT)
 """Parts whose sha256 the manifest carries; the manifest itself is covered by the container."""
 MIB = 1 << 20
-MAX_BYTES = {MANIFEST: MIB, MODEL: 16 * MIB, CARD: MIB, REPORT: 8 * MIB}
+MAX_BYTES = {MANIFEST: MIB, MODEL: 16 * MIB, CARD: MIB, REPORT: 8 * MIB, SIGNATURE: 1 << 10}
 """Largest size of each part: over 10 x what the shipped networks need, small beside a Raspberry Pi's memory."""
 MASKS = ("ecg+eda", "ecg", "eda")
 """Names of the sets of present modalities, in ``temperature`` and ``parity``."""
@@ -174,6 +177,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return masks_of(self.modalities)
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ed25519 (RFC 8032) over the manifest, and so over every part; device.signing makes and checks it."""
+
+    key: str
+    """The public key, 32 bytes in base64."""
+    signature: str
+    """64 bytes in base64."""
+
+    def __post_init__(self) -> None:
+        for name, size in (("key", 32), ("signature", 64)):
+            if len(base64.b64decode(getattr(self, name), validate=True)) != size:
+                raise ValueError(f"{name} is not {size} bytes in base64")
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle that has passed every check."""
@@ -187,6 +204,9 @@ class Bundle:
     report: dict[str, Any]
     sha256: str
     """Of the whole file, hex."""
+    manifest_sha256: str
+    """Of the manifest, hex, which holds those of the other parts: what a signature is about."""
+    signature: Signature | None = None
 
 
 class _Format(msgspec.Struct):
@@ -210,6 +230,15 @@ def write_bundle(
     parts = {MODEL: model, CARD: card.encode(), REPORT: _json(report)}
     manifest = msgspec.structs.replace(manifest, sha256={name: _sha256(part) for name, part in parts.items()})
     data = pack({MANIFEST: _json(manifest), **parts})
+    bundle = _parse(os.fspath(path), data)
+    _replace(Path(path), data)
+    return bundle
+
+
+def with_signature(path: str | os.PathLike[str], signature: Signature) -> Bundle:
+    """Put a signature into a bundle's file, in the place of any before; raises BundleError."""
+    _, parts = _checked(os.fspath(path), _read_bytes(Path(path)))
+    data = pack({**parts, SIGNATURE: _json(signature)})
     bundle = _parse(os.fspath(path), data)
     _replace(Path(path), data)
     return bundle
@@ -274,7 +303,12 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse(path: str, data: bytes) -> Bundle:
-    """Check the container from outside to inside."""
+    """What a bundle's bytes hold."""
+    return _checked(path, data)[0]
+
+
+def _checked(path: str, data: bytes) -> tuple[Bundle, dict[str, bytes]]:
+    """Check the container from outside to inside; the bundle and its parts as they are."""
     parts = _unzip(path, data)
     manifest = _manifest(path, parts[MANIFEST])
     for name in HASHED:
@@ -283,15 +317,17 @@ def _parse(path: str, data: bytes) -> Bundle:
     card, report = _card(path, parts[CARD]), _report(path, parts[REPORT])
     if data != pack(parts):
         raise BundleError(path, "zip", "its bytes are not as affectd writes them (damaged or packed anew)", DAMAGED)
-    return Bundle(path, manifest, parts[MODEL], card, report, _sha256(data))
+    signature = _signature(path, parts[SIGNATURE]) if SIGNATURE in parts else None
+    bundle = Bundle(path, manifest, parts[MODEL], card, report, _sha256(data), _sha256(parts[MANIFEST]), signature)
+    return bundle, parts
 
 
 def _unzip(path: str, data: bytes) -> dict[str, bytes]:
-    """The four parts, by name; no part is ever written to disk, so no name can lead anywhere."""
+    """The parts, by name; none is ever written to disk, so no name can lead anywhere."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             _check_entries(path, archive.infolist())
-            return {name: archive.read(name) for name in PARTS}
+            return {name: archive.read(name) for name in archive.namelist()}
     except (
         zipfile.BadZipFile,
         EOFError,
@@ -302,13 +338,13 @@ def _unzip(path: str, data: bytes) -> dict[str, bytes]:
 
 
 def _check_entries(path: str, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Exactly the four parts, stored, none too large; before any of them is read."""
+    """Exactly the four parts and at most a signature, stored, none too large; before any of them is read."""
     names = [entry.filename for entry in entries]
-    for name in PARTS:
-        if names.count(name) != 1:
+    for name in (*PARTS, SIGNATURE):
+        if names.count(name) != 1 and (name in PARTS or name in names):
             raise BundleError(path, name, f"is there {names.count(name)} times where 1 is needed", DAMAGED)
     for entry in entries:
-        if entry.filename not in PARTS:
+        if entry.filename not in (*PARTS, SIGNATURE):
             raise BundleError(path, ascii(entry.filename), "is no part of a bundle", DAMAGED)
         if entry.compress_type != zipfile.ZIP_STORED:
             raise BundleError(path, entry.filename, "is compressed where bundles store", DAMAGED)
@@ -434,6 +470,14 @@ def _input_shape(m: Manifest, modality: str) -> tuple[int, ...]:
     return (1, 1, m.spec.n_times(modality), len(m.spec.ch_names(modality)))
 
 
+def _signature(path: str, raw: bytes) -> Signature:
+    """The signature, not yet checked: whose it is, is another question."""
+    try:
+        return msgspec.json.decode(raw, type=Signature)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BundleError(path, SIGNATURE, f"is no signature: {error}", "sign the bundle anew") from error
+
+
 def _card(path: str, raw: bytes) -> str:
     """The card's text."""
     try:
@@ -463,7 +507,7 @@ def _sha256(data: bytes) -> str:
 
 
 def pack(parts: Mapping[str, bytes]) -> bytes:
-    """The bytes of a bundle with these four parts, unchecked.
+    """The bytes of a bundle with these parts, unchecked.
 
     APPNOTE.TXT 6.3 sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (its end). Written here and not by
     ``zipfile``, whose headers differ between versions of Python, because readers compare every byte.
@@ -471,7 +515,8 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
     version, no_flags, stored, time, date = 20, 0, 0, 0, 0x21  # version 2.0 of the format; 1980-01-01 00:00
     unix, regular_file = 3 << 8 | version, 0o100644 << 16
     local, central = b"", b""
-    for name in PARTS:
+    names = [name for name in (*PARTS, SIGNATURE) if name in parts]
+    for name in names:
         data, raw_name = parts[name], name.encode()
         size = len(data)
         common = (version, no_flags, stored, time, date, zlib.crc32(data), size, size, len(raw_name), 0)
@@ -479,7 +524,7 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
             struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", unix, *common, 0, 0, 0, regular_file, len(local)) + raw_name
         )
         local += struct.pack("<4sHHHHHIIIHH", b"PK\3\4", *common) + raw_name + data
-    n = len(PARTS)
+    n = len(names)
     end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, n, n, len(central), len(local), 0)
     return local + central + end
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from device.errors import BaselineError, BundleError, ProfileError
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import SignalSpec
 from device.profile import Profile, check_fit, fingerprint, read_profile
+from device.signing import check_trusted
 from device.space import Example, Shots, shots_of, usable
 from firmware_bridge.packet import StreamInfo
 
@@ -95,8 +97,9 @@ class Models:
 
     def __init__(self, config: InferenceConfig, infos: Collection[StreamInfo]) -> None:
         self._modalities = tuple(info.modality for info in infos)
-        self._cold = _read(config.bundle or DEFAULT_BUNDLE, infos)
-        self._calibrated = None if config.calibrated is None else _read(config.calibrated, infos)
+        read = partial(_read, infos=infos, trusted=None if config.trusted is None else Path(config.trusted))
+        self._cold = read(config.bundle or DEFAULT_BUNDLE)
+        self._calibrated = None if config.calibrated is None else read(config.calibrated)
         if self._calibrated is not None and not self._calibrated.manifest.spec.needs_baseline:
             remedy = "name it as [inference] bundle"
             raise BundleError(self._calibrated.path, "spec", "is not calibrated: it needs no baseline", remedy)
@@ -141,7 +144,9 @@ class Models:
         return [bundle for bundle in known if bundle.manifest.spec.needs_baseline]
 
 
-def _read(path: str | Path, infos: Collection[StreamInfo]) -> Bundle:
+def _read(path: str | Path, infos: Collection[StreamInfo], trusted: Path | None) -> Bundle:
     bundle = read_bundle(path)
+    if trusted is not None:
+        check_trusted(bundle, trusted)
     check_streams(bundle.manifest.spec, infos, bundle.path, bundle.manifest.modalities)
     return bundle

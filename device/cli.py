@@ -284,6 +284,13 @@ def _manifest(loaded: Bundle) -> str:
     return msgspec.json.encode(loaded.manifest).decode()
 
 
+def _signed(loaded: Bundle) -> str:
+    from device.signing import check_signature
+
+    key = check_signature(loaded)
+    return "by nobody" if key is None else f"by the Ed25519 key {key}; [inference] trusted says whose that is"
+
+
 def _description(loaded: Bundle) -> str:
     manifest = loaded.manifest
     spec = manifest.spec
@@ -293,6 +300,7 @@ def _description(loaded: Bundle) -> str:
             f"labels      {', '.join(manifest.labels)}",
             f"created     {manifest.created.isoformat()}",
             f"sha256      {loaded.sha256}",
+            f"signed      {_signed(loaded)}",
             f"network     {len(loaded.model)} bytes",
             f"window      {spec.window_s:g} s every {spec.stride_s:g} s",
             f"baseline    {'needed' if spec.needs_baseline else 'not needed'}",

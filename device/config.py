@@ -32,6 +32,8 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model bundle; the one shipped with affectd if not given."""
     calibrated: str | None = None
     """Bundle to use instead where the wearer's profile serves it."""
+    trusted: str | None = None
+    """File of public keys, like ``authorized_keys``: a bundle that none of them has signed is refused."""
     runtime: Runtime = "auto"
     """TFLite runtime; ``auto`` takes the first that is installed."""
     threads: Count = 1
@@ -257,6 +259,9 @@ _EXAMPLE = """\
 # bundle = "/etc/affectd/my-model.affect"
 # Bundle to use instead once the wearer has recorded a resting baseline (`affectd baseline`); wants [person] profile.
 # calibrated = "/etc/affectd/my-calibrated-model.affect"
+# Public keys, a line `ssh-ed25519 AAAA... NAME` each: only bundles that one of them has signed are run, and so not the
+# shipped one. `affectd-quantize sign` signs. Wants `pip install 'affectd[sign]'`.
+# trusted = "/etc/affectd/trusted_keys"
 # "auto" takes the first TFLite runtime that is installed; else "ai-edge-litert" or "tflite-runtime".
 runtime = "auto"
 # Threads of the runtime. One is enough: a window is classified in milliseconds.

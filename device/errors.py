@@ -7,6 +7,7 @@ DeviceError
 |   +-- BundleError       a model bundle; place is the part, the key or the sensor's stream
 |   +-- RecordingError    a recording; place is a byte offset or the name of a part
 |   +-- ConfigError       a configuration file; place is a line number or the name of a key
+|   +-- KeyFileError      a file of keys; place is a line number
 |   +-- ProfileError      a person's profile; place is the name of a key
 |   +-- ControlError      the socket that the daemon listens at
 +-- BaselineError         a rest that gives no baseline; carries place (a modality, or empty), reason, remedy
@@ -55,6 +56,12 @@ class BundleError(FileError):
 
 class RecordingError(FileError):
     """A recording that cannot be used; ``place`` is a byte offset or the name of a part."""
+
+
+class KeyFileError(FileError):
+    """A file of keys that cannot be used; ``place`` is a line number."""
+
+    number: ClassVar[str] = "line"
 
 
 class ConfigError(FileError):
