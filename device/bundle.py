@@ -131,6 +131,15 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of the file, also where it is float32."""
 
 
+class Probe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bundle's test of itself, which needs nothing but the bundle; device.selftest makes and runs it."""
+
+    seed: int
+    """Of the windows."""
+    logits: dict[str, tuple[tuple[float, ...], ...]]
+    """Per mask that the network can be shown, (n, n_outputs) of the file when the bundle was made."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything but the weights that shapes a prediction, and where it comes from."""
 
@@ -163,6 +172,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     provenance: Provenance
     parity: tuple[Parity, ...]
     """One per mask that the network can be shown."""
+    probe: Probe | None = None
+    """What it said of windows that anybody can make again."""
     sha256: dict[str, str] = {}
     """Of each other part; filled in by ``write_bundle``."""
 
@@ -405,6 +416,12 @@ def _contradictions(m: Manifest) -> Iterable[tuple[str, str]]:
     if m.surrogate_ecg != any(d.surrogate_ecg for d in m.provenance.datasets):
         yield "surrogate_ecg", f"{m.surrogate_ecg} where provenance.datasets say otherwise"
     yield from _wrong_keys("sha256", m.sha256, HASHED)
+    if m.probe is not None:
+        yield from _wrong_keys("probe.logits", m.probe.logits, m.masks)
+        if not all(rows and {len(row) for row in rows} == {len(m.labels)} for rows in m.probe.logits.values()):
+            yield "probe.logits", f"must be rows of {len(m.labels)} numbers for each mask"
+        if not 0 <= m.probe.seed < 1 << 32:
+            yield "probe.seed", "must be from 0 to 2**32 - 1"
 
 
 def _wrong_space(m: Manifest) -> Iterable[tuple[str, str]]:

@@ -278,6 +278,22 @@ def show(path: Path, as_json: bool) -> None:
     click.echo(_manifest(loaded) if as_json else _description(loaded))
 
 
+@bundle.command()
+@click.argument("path", type=FilePath, default=DEFAULT_BUNDLE)
+@click.option("--trusted", type=FilePath, help="Public keys, one of which must have signed it.")
+def verify(path: Path, trusted: Path | None) -> None:
+    """Check a bundle, its signature, and that it says here what it said when it was made."""
+    from device.selftest import check_everywhere
+    from device.signing import check_trusted
+
+    loaded = read_bundle(path)
+    click.echo(f"{path}: every part is whole, sha256 {loaded.sha256}")
+    by = _signed(loaded) if trusted is None else f"by {check_trusted(loaded, trusted)}, whom you trust"
+    click.echo(f"signed {by}")
+    for runtime, worst in check_everywhere(loaded).items():
+        click.echo(f"{runtime}: as when it was made (largest difference of a logit {worst:.2g})")
+
+
 def _manifest(loaded: Bundle) -> str:
     import msgspec
 

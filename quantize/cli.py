@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 
 from device.bundle import Bundle
@@ -33,7 +34,27 @@ BAD_INPUT = 2
 """Exit code for anything the user can put right."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class _OrMake(click.Group):
+    """A group whose first word may be left out: what is no command is a checkpoint, to make a bundle of."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *HELP["help_option_names"]):
+            args = ["make", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_OrMake, context_settings=HELP)
+def command() -> None:
+    """Turn a trained network into an int8 bundle that is proved equal to it, and look at bundles.
+
+    `affectd-quantize CHECKPOINT ...` is short for `affectd-quantize make CHECKPOINT ...`.
+    """
+
+
+@command.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--calibration",
@@ -54,7 +75,7 @@ BAD_INPUT = 2
 @click.option("--force", is_flag=True, help="Write the bundle even where int8 differs too much; its card says so.")
 @click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def command(
+def make(
     checkpoint: Path,
     calibration: Path,
     cache: Path,
@@ -95,7 +116,107 @@ def command(
         show(Console(), built.bundle, built.report, say.seconds, timed)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+TRUSTED = "Public keys, one of which must have signed it."
+
+
+@command.command()
+@BUNDLE
+@click.option("--json", "as_json", is_flag=True, help="Print manifest and report as one JSON object.")
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what is inside BUNDLE: tensors and their ranges, operators, parity, who signed it."""
+    from device.bundle import read_bundle
+    from device.signing import check_signature
+    from quantize.look import inspection, tree
+
+    loaded = read_bundle(bundle)
+    signer = check_signature(loaded)
+    if as_json:
+        print(json.dumps(tree(loaded)))
+    else:
+        Console().print(inspection(loaded, f"by {signer or 'nobody'}"), soft_wrap=True)
+
+
+@command.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def compare(first: Path, second: Path, as_json: bool) -> None:
+    """Show two bundles side by side; what differs is bold."""
+    from device.bundle import read_bundle
+    from quantize.look import comparison, side_by_side
+
+    both = read_bundle(first), read_bundle(second)
+    if as_json:
+        print(json.dumps({what: values for what, *values in side_by_side(*both)}))
+    else:
+        Console().print(comparison(*both))
+
+
+@command.command()
+@BUNDLE
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="Ed25519 private key (ssh-keygen).")
+def sign(bundle: Path, key: Path) -> None:
+    """Sign BUNDLE in place; a device that trusts the key runs it, whoever brought it."""
+    from device.signing import check_signature
+    from device.signing import sign as put
+
+    done = put(bundle, key, lambda: str(click.prompt(f"passphrase of {key}", hide_input=True, err=True)))
+    print(f"{bundle}: signed by {check_signature(done)}, sha256 {done.sha256}")
+
+
+@command.command()
+@BUNDLE
+@click.option("--trusted", type=click.Path(path_type=Path), help=TRUSTED)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="What it was made of: runs every gate again.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="With --checkpoint: the windows, as for make.")
+@click.option("--cache", default=CACHE, show_default=True, type=click.Path(path_type=Path), help="As for make.")
+@click.option("--seed", default=0, show_default=True, help="As for make.")
+def verify(
+    bundle: Path, trusted: Path | None, checkpoint: Path | None, calibration: Path | None, cache: Path, seed: int
+) -> None:
+    """Check BUNDLE: its parts, its signature, that it says here what it said when it was made.
+
+    That needs no training code. With --checkpoint and --calibration every parity gate is run again.
+    """
+    if (checkpoint is None) != (calibration is None):
+        raise click.UsageError("--checkpoint and --calibration go together")
+    from device.bundle import read_bundle
+    from device.selftest import check_everywhere
+    from device.signing import check_signature, check_trusted
+
+    say, loaded = Progress(), read_bundle(bundle)
+    signer = check_trusted(loaded, trusted) if trusted else check_signature(loaded)
+    print(f"{bundle}: every part is whole, sha256 {loaded.sha256}; signed by {signer or 'nobody'}")
+    for runtime, worst in check_everywhere(loaded).items():
+        print(f"{runtime}: as when it was made (largest difference of a logit {worst:.2g})")
+    if checkpoint is not None and calibration is not None:
+        _regate(loaded, checkpoint, calibration, cache, seed, say)
+
+
+def _regate(bundle: Bundle, path: Path, calibration: Path, cache: Path, seed: int, say: Progress) -> None:
+    """Run every parity gate again; raises GateError where one does not hold."""
+    say("start torch")
+    from quantize.calibrate import read_pool, select
+    from quantize.export import export_onnx, read_checkpoint
+    from quantize.package import ONNX, REPORT
+    from quantize.verify import compare as run_all
+    from quantize.verify import gate
+
+    loaded = read_checkpoint(path)
+    pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
+    trained, masks = loaded.subjects("train_subjects"), bundle.manifest.masks
+    chosen = select(pool, trained, len(loaded.labels), seed=seed, masks=masks).parity
+    with _work(None) as folder:
+        found = run_all(bundle, loaded.network, export_onnx(loaded, folder / ONNX), pool, chosen, say)
+        (folder / REPORT).write_bytes(msgspec.json.encode(found))
+        if failures := gate(found):
+            raise GateError(failures, folder / REPORT)
+    for c in found:
+        print(f"{c.mask} on {c.against}: agreement {c.agreement:.3f}, balanced accuracy {-c.drop:+.3f}")
+
+
+@click.command(context_settings=HELP)
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The evaluation (TOML).")
 @click.option("--data", "root", type=click.Path(path_type=Path), help="The data set's top folder.")
 @click.option("--out", default=Path("runs-out"), show_default=True, type=click.Path(path_type=Path), help="Its folder.")
@@ -116,7 +237,7 @@ def folds(path: Path, root: Path | None, out: Path, workers: int) -> None:
     int8_folds(people, config, out, workers=workers, say=say)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", "root", required=True, type=click.Path(path_type=Path), help="A data set's top folder.")
 @click.option("--subjects", default="", help="Comma separated; everyone if not given. Nobody who trained it.")

@@ -26,6 +26,8 @@ from device.bundle import (
     masks_of,
     write_bundle,
 )
+from device.inference import Classifier
+from device.selftest import probe_of
 from device.space import Space
 from quantize.calibrate import (
     PARITY_PER_MASK,
@@ -180,7 +182,10 @@ def build(
     if best.failures and not options.force:
         raise GateError(best.failures, work / REPORT)
     on_step("write the bundle")
-    made, model = _filled(blank, best.converted, parity(best.found)), best.converted.model
+    model = best.converted.model
+    draft = write_bundle(work / DRAFT, _filled(blank, best.converted), model, DISCLAIMER, {})
+    figures, probe = parity(best.found), probe_of(Classifier(draft))
+    made = msgspec.structs.replace(_filled(blank, best.converted, figures), probe=probe)
     return Built(write_bundle(output, made, model, card(made, report), report), report, best.converted, inputs)
 
 
