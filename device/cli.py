@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -27,7 +27,7 @@ from device.pipeline.spec import MODALITIES
 from device.profile import check_fit, check_person, read_profile
 from device.recording import RecordingReader, affectd_version
 from device.sinks.jsonl import JsonlSink
-from firmware_bridge.daemon_client import socket_path
+from firmware_bridge.daemon_client import ask, socket_path
 from firmware_bridge.daemon_client import status as ask_status
 from firmware_bridge.errors import FirmwareBridgeError
 
@@ -242,6 +242,21 @@ def label(name: str | None, undo: bool, listed: bool, forget: bool, yes: bool, s
     show = label_command.changed if name or undo or forget else label_command.known
     for line in (label_command.listed if listed else show)(answer):
         click.echo(line)
+
+
+@cli.command()
+@click.argument("description", metavar="EVENT")
+@click.option("--socket", type=FilePath, default=socket_path, help="Where the daemon listens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def mark(description: str, socket: Path, as_json: bool) -> None:
+    """Record that something happens just now (`affectd mark "stroop start"`), beside signals and predictions."""
+    answer = asyncio.run(_marked(socket, description))
+    click.echo(json.dumps(answer) if as_json else f"marked: {answer['marked']}")
+
+
+async def _marked(socket: Path, description: str) -> dict[str, Any]:
+    async with ask(socket, {"do": "mark", "description": description}) as answers:
+        return {k: v for k, v in (await anext(answers)).items() if k != "ok"}
 
 
 @cli.group()

@@ -85,11 +85,22 @@ class JsonlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
 
 
+class SqliteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[sinks.sqlite]``."""
+
+    path: str
+    """Database that gets a row per prediction and event."""
+    queue: Count = 256
+    """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
+
+
 class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tables ``[sinks.*]``; a sink without a table is off."""
 
     jsonl: JsonlConfig | None = None
     """Predictions as lines of JSON."""
+    sqlite: SqliteConfig | None = None
+    """Predictions and events in a database."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -314,5 +325,12 @@ protocol = "open-eda"
 # One line of JSON per prediction, appended, for the owner's eyes only.
 path = "/var/lib/affectd/predictions.jsonl"
 # Predictions that may wait for the disk; beyond it the oldest is dropped and counted.
+queue = 256
+
+[sinks.sqlite]
+# A database with a row per prediction and event, each on the disk at once, for the owner's eyes only. Its view
+# `timeline` has all of them with wall times: `sqlite3 results.db 'SELECT * FROM timeline'`.
+path = "/var/lib/affectd/results.db"
+# As above.
 queue = 256
 """

@@ -1,5 +1,5 @@
 """The daemon's UNIX socket: status, the loan of a sensor to a tool, a look at what a sensor sends, a baseline,
-the wearer's labels.
+the wearer's labels, events.
 
 It knows nothing of radios or signals. `firmware_bridge/daemon_client.py` says what goes over it and asks.
 """
@@ -73,7 +73,7 @@ class _RequestError(Exception):
 
 class Control:
     """Answers requests; ``status`` makes the answer to the commonest one, ``baseline`` those to the longest, ``label``
-    that of a wearer to what he lives."""
+    that of a wearer to what he lives, ``mark`` that to an event."""
 
     def __init__(
         self,
@@ -81,10 +81,12 @@ class Control:
         sources: Iterable[Lendable],
         baseline: Callable[[dict[str, Any]], Answers] | None = None,
         label: Callable[[dict[str, Any]], Answers] | None = None,
+        mark: Callable[[dict[str, Any]], Answers] | None = None,
     ) -> None:
         self._status = status
         self._baseline = baseline
         self._label = label
+        self._mark = mark
         self._sources = tuple(sources)
         self._lent: set[str] = set()
         self._watchers: dict[asyncio.Queue[Notification], str] = {}
@@ -145,6 +147,8 @@ class Control:
                 await _tell_until_gone(self._baseline(rest), reader, writer)
             case {"do": "label", **rest} if self._label is not None:
                 await _tell_until_gone(self._label(rest), reader, writer)
+            case {"do": "mark", **rest} if self._mark is not None:
+                await _tell_until_gone(self._mark(rest), reader, writer)
             case _:
                 raise _RequestError("unknown request", "use the affectd-pair of the same version")
 

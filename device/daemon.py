@@ -19,11 +19,13 @@ from device.control import Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
 from device.labelling import Labelling
+from device.marking import Marking
 from device.notification import Arrival
 from device.recording import RecordingWriter
 from device.resting import Resting
-from device.sinks.base import QueuedSink
+from device.sinks.base import Item, QueuedSink
 from device.sinks.jsonl import JsonlSink
+from device.sinks.sqlite import Run, SqliteSink
 from device.sources.base import Source
 from device.sources.ble import BleSource, ble_sources
 from device.status import Status
@@ -57,10 +59,11 @@ async def run(
             status = Status(choice, recording, links)
             resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
             labelling = Labelling(_profile(config), status)
-            control = Control(status.to_json, links, resting.answers, labelling.answers)
+            marking = Marking(recording.append)
+            control = Control(status.to_json, links, resting.answers, labelling.answers, marking.answers)
             hear = partial(_each, (resting.listen, labelling.listen))
             async with (
-                _open_sinks(config.sinks) as sinks,
+                _open_sinks(config.sinks, _run_of(choice, recording)) as sinks,
                 _repeating(recording.sync, config.recording.fsync_s),
                 control.listening(Path(config.control.socket)),
                 _opening(config, choice, streams, hear, stop) as opening,
@@ -68,6 +71,7 @@ async def run(
             ):
                 _log.info("bundle %s, recording to %s", choice.bundle.manifest.name, recording.path)
                 publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
+                marking.publish = partial(_put, sinks=sinks)
                 backlog: list[Arrival] = []
                 async for arrival in arrivals:
                     recording.append(arrival)
@@ -199,8 +203,18 @@ def _publish(
         labelling.note(prediction)
         if status.note(prediction):
             _log.info("predicting from %s", status.rests_on)
-        for sink in sinks:
-            sink.put(prediction)
+        _put(prediction, sinks)
+
+
+def _put(item: Item, sinks: Iterable[QueuedSink]) -> None:
+    for sink in sinks:
+        sink.put(item)
+
+
+def _run_of(choice: Choice, recording: RecordingWriter) -> Run:
+    """What is said of this run where its results are kept."""
+    bundle, header = choice.bundle, recording.header
+    return Run(header.host_ns, header.wall_ns, bundle.manifest.name, bundle.sha256, recording.path.name, header.affectd)
 
 
 async def merged(sources: Sequence[Source], stop: asyncio.Event) -> AsyncGenerator[Arrival, None]:
@@ -256,11 +270,13 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_sinks(config: SinksConfig) -> AsyncIterator[list[QueuedSink]]:
+async def _open_sinks(config: SinksConfig, run: Run) -> AsyncIterator[list[QueuedSink]]:
     """The configured sinks, each with its queue and task; at the end each gets a while to finish."""
     sinks = []
     if config.jsonl is not None:
         sinks.append(QueuedSink(JsonlSink(Path(config.jsonl.path)), config.jsonl.queue))
+    if config.sqlite is not None:
+        sinks.append(QueuedSink(SqliteSink(Path(config.sqlite.path), run), config.sqlite.queue))
     tasks = [asyncio.create_task(sink.run(), name=f"sink {sink.sink.name}") for sink in sinks]
     try:
         yield sinks

@@ -12,6 +12,7 @@ DeviceError
 |   +-- ControlError      the socket that the daemon listens at
 +-- BaselineError         a rest that gives no baseline; carries place (a modality, or empty), reason, remedy
 +-- LabelError            a window that cannot be labelled, or no label to take back; carries reason, remedy
++-- EventError            what cannot be marked; carries reason, remedy
 +-- InferenceError        the network cannot be run; carries reason, remedy
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
 +-- SinkError             a sink takes no predictions; carries sink, reason, remedy
@@ -96,6 +97,15 @@ class LabelError(DeviceError):
         self.reason = reason
         self.remedy = remedy
         super().__init__(_one_line("label", f"{reason}; {remedy}"))
+
+
+class EventError(DeviceError):
+    """A description that says nothing, or too much."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(_one_line(f"{reason}; {remedy}"))
 
 
 class InferenceError(DeviceError):

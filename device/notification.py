@@ -1,4 +1,4 @@
-"""What a source gives: notifications as the host received them, and the changes of their link. Both are recorded."""
+"""What is recorded: notifications as the host received them, the changes of their link, and events."""
 
 from __future__ import annotations
 
@@ -37,5 +37,14 @@ class LinkChange:
     """Why, for people; empty where it is in the way of things."""
 
 
-Arrival = Notification | LinkChange
-"""One thing that a source gives."""
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What somebody says happens, e.g. that a task begins."""
+
+    host_ns: int
+    """When, nanoseconds of the host's monotonic clock."""
+    description: str
+
+
+Arrival = Notification | LinkChange | Event
+"""One thing that a recording holds; the first two come from sources."""

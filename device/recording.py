@@ -6,7 +6,8 @@ A segment, all integers little-endian:
 
 ====================  =======================================================================================
 magic                 8 bytes ``89 61 66 66 72 65 63 0a``
-head                  u16 format version, u32 length of the header, u32 CRC-32 of the header
+head                  u16 format version, u32 length of the header, u32 CRC-32 of the header (since format version 3
+                      of the version field and the header)
 header                JSON, see :class:`Header`
 record, any number    u32 length of the payload, u32 CRC-32 of the length field and the payload, payload
 ====================  =======================================================================================
@@ -16,6 +17,7 @@ A payload starts with a byte that says its type:
 1. notification: u8 stream in the order of the header, u64 host_ns, the bytes
 2. end: u64 number of records before it, written by a clean close; a segment without one is whole up to its last record
 3. link change (since format version 2): u8 stream, u64 host_ns, u8 state as in ``LinkState``, the reason in UTF-8
+4. event (since format version 3): u64 host_ns, the description in UTF-8
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ from typing import BinaryIO, NoReturn, Self, get_args
 import msgspec
 
 from device.errors import RecordingError
-from device.notification import Arrival, LinkChange, LinkState, Notification
+from device.notification import Arrival, Event, LinkChange, LinkState, Notification
 from firmware_bridge.packet import StreamInfo
 
 MAGIC = b"\x89affrec\n"
 """A byte no text file starts with, and a line feed that a transfer as text would change."""
-FORMAT_VERSION = 2
-READABLE = (1, FORMAT_VERSION)
+FORMAT_VERSION = 3
+READABLE = (1, 2, FORMAT_VERSION)
 SUFFIX = ".affrec"
 MAX_STREAMS = 255
 """A record names its stream in one byte."""
@@ -56,9 +58,11 @@ _RECORD = struct.Struct("<II")
 _NOTIFICATION = struct.Struct("<BBQ")
 _END = struct.Struct("<BQ")
 _LINK = struct.Struct("<BBQB")
+_EVENT = struct.Struct("<BQ")
 _TYPE_NOTIFICATION = 1
 _TYPE_END = 2
 _TYPE_LINK = 3
+_TYPE_EVENT = 4
 _STATES: tuple[LinkState, ...] = get_args(LinkState)
 _REASON_BYTES = 500
 """Of a link change; a longer reason is cut."""
@@ -90,6 +94,10 @@ def affectd_version() -> str:
         return "unknown"
 
 
+def _header_crc(number: int, text: bytes) -> int:
+    return zlib.crc32(text, zlib.crc32(number.to_bytes(2, "little")) if number >= 3 else 0)
+
+
 class RecordingWriter:
     """Writes one segment. Each record is handed to the kernel at once, so that a killed process loses none;
     ``sync`` bounds what a power cut can take.
@@ -108,7 +116,7 @@ class RecordingWriter:
         self._ids = {name: number for number, name in enumerate(streams)}
         wall = wall_ns()
         created = datetime.fromtimestamp(wall / 1e9, UTC)
-        header = Header(created.isoformat(), affectd_version(), monotonic_ns(), wall, dict(streams))
+        self.header = header = Header(created.isoformat(), affectd_version(), monotonic_ns(), wall, dict(streams))
         self.path = Path(directory) / f"{created:%Y%m%dT%H%M%S.%fZ}{SUFFIX}"
         self.records = 0
         self._lock = self._fd = -1
@@ -129,18 +137,20 @@ class RecordingWriter:
             raise RecordingError(self.path.parent, "", "another affectd records here", remedy) from None
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, _FILE_MODE)
         text = msgspec.json.encode(header)
-        self._write(MAGIC + _HEAD.pack(FORMAT_VERSION, len(text), zlib.crc32(text)) + text)
+        self._write(MAGIC + _HEAD.pack(FORMAT_VERSION, len(text), _header_crc(FORMAT_VERSION, text)) + text)
         self.sync()
         os.fsync(self._lock)  # the file's name, too, must outlive a power cut
 
     def append(self, arrival: Arrival) -> None:
         """Add one record; raises RecordingError where the disk refuses it, which leaves the segment whole."""
-        stream = self._ids[arrival.stream]
-        if isinstance(arrival, LinkChange):
-            reason = arrival.reason.encode(errors="replace")[:_REASON_BYTES]
-            self._append(_LINK.pack(_TYPE_LINK, stream, arrival.host_ns, _STATES.index(arrival.state)) + reason)
+        if isinstance(arrival, Event):
+            self._append(_EVENT.pack(_TYPE_EVENT, arrival.host_ns) + arrival.description.encode(errors="replace"))
+        elif isinstance(arrival, LinkChange):
+            head = self._ids[arrival.stream], arrival.host_ns, _STATES.index(arrival.state)
+            self._append(_LINK.pack(_TYPE_LINK, *head) + arrival.reason.encode(errors="replace")[:_REASON_BYTES])
         else:
-            self._append(_NOTIFICATION.pack(_TYPE_NOTIFICATION, stream, arrival.host_ns) + arrival.data)
+            head = _TYPE_NOTIFICATION, self._ids[arrival.stream], arrival.host_ns
+            self._append(_NOTIFICATION.pack(*head) + arrival.data)
         self.records += 1
 
     def sync(self) -> None:
@@ -277,6 +287,9 @@ class RecordingReader:
             if stream < len(self._names) and state < len(_STATES):
                 reason = payload[_LINK.size :].decode(errors="replace")
                 return LinkChange(self._names[stream], host_ns, _STATES[state], reason)
+        if kind == _TYPE_EVENT and len(payload) >= _EVENT.size:
+            _, host_ns = _EVENT.unpack_from(payload)
+            return Event(host_ns, payload[_EVENT.size :].decode(errors="replace"))
         raise self._damaged(offset, f"record {before + 1}: type {kind} that this version of affectd cannot read")
 
     def _damaged(self, offset: int, reason: str) -> RecordingError:
@@ -299,7 +312,7 @@ class RecordingReader:
             reason = f"format version {number}, expected {FORMAT_VERSION}"
             raise RecordingError(self.path, len(MAGIC), reason, "read it with the affectd that wrote it")
         text = file.read(min(length, self.path.stat().st_size))
-        if len(text) < length or zlib.crc32(text) != crc:
+        if len(text) < length or _header_crc(number, text) != crc:
             raise self._no_header(len(start), "its header is damaged or cut short")
         try:
             return msgspec.json.decode(text, type=Header)

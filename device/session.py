@@ -13,7 +13,7 @@ from typing import Protocol
 from device.bundle import Bundle, check_streams
 from device.errors import BundleError
 from device.inference import Classifier, Float32, Prediction
-from device.notification import Arrival, LinkChange, Notification
+from device.notification import Arrival, Event, LinkChange, Notification
 from device.pipeline.assemble import Assembler, StreamStats
 from device.pipeline.model_input import Baseline
 from device.pipeline.pipeline import Pipeline
@@ -92,6 +92,8 @@ class Session:
 
     def push(self, arrival: Arrival) -> list[Prediction]:
         """One arrival to the predictions that are now certain; bytes that are no packet are only counted."""
+        if isinstance(arrival, Event):  # says nothing of the signals
+            return []
         counts = self.stats[arrival.stream]
         if isinstance(arrival, LinkChange):
             if arrival.state == "starting":  # half a packet of the connection before must not meet this one's

@@ -6,8 +6,8 @@ lends the radio (and, with an address, the sensor, which the daemon lets go) unt
 records a rest, says how it goes and at last what came of it, and ends with the connection;
 ``{"do": "label", "label": L}`` makes the newest window an example of L, ``"undo": true`` takes the newest example back
 (with a label that label's), ``"forget": true`` all of them, neither of the three changes nothing: one answer, whose
-``labels`` says what was changed and what there is. Every answer has ``ok``; where false, ``error`` and ``remedy`` say
-more.
+``labels`` says what was changed and what there is; ``{"do": "mark", "description": TEXT}`` records an event. Every
+answer has ``ok``; where false, ``error`` and ``remedy`` say more.
 """
 
 from __future__ import annotations

@@ -38,18 +38,18 @@ def test_the_example_is_right_and_holds_the_defaults() -> None:
 
 def test_the_example_names_every_key() -> None:
     named = set(re.findall(r"^#? ?(\w+) = ", example_config(), re.MULTILINE))
-    parts = (*Config.__struct_fields__, "jsonl")
     example = parse_config(example_config())
-    assert example.sinks.jsonl is not None
+    sinks = {name: getattr(example.sinks, name) for name in example.sinks.__struct_fields__}
+    assert None not in sinks.values()
     structs = (
         *(example.radio, example.control, example.inference, example.person, example.recording),
-        *(example.sinks.jsonl, example.sensors[0]),
+        *(*sinks.values(), example.sensors[0]),
     )
     keys = {key for struct in structs for key in struct.__struct_fields__}
     assert keys - named == {"serial"}  # optional: pairing fills it in
     assert set(re.findall(r"^\[+([\w.]+)\]", example_config(), re.MULTILINE)) == {
-        *(part for part in parts if part not in ("sinks", "jsonl")),
-        "sinks.jsonl",
+        *(part for part in Config.__struct_fields__ if part != "sinks"),
+        *(f"sinks.{name}" for name in sinks),
     }
 
 

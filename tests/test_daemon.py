@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tiny_bundle import tiny_bundle
 
-from device.config import Config, ControlConfig, InferenceConfig, JsonlConfig, RecordingConfig, SinksConfig
+from device.config import (
+    Config,
+    ControlConfig,
+    InferenceConfig,
+    JsonlConfig,
+    RecordingConfig,
+    SinksConfig,
+    SqliteConfig,
+)
 from device.daemon import run
 from device.errors import BundleError, DeviceError, SourceError
-from device.notification import Notification
+from device.notification import Event, Notification
 from device.pipeline.spec import default_spec
 from device.recording import RecordingReader
 from device.session import open_session
 from device.sources.virtual import VirtualSensor, VirtualSource, notifications
+from firmware_bridge.daemon_client import DaemonError, ask, listened_at
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.registry import Sensor
 
@@ -99,6 +111,42 @@ def test_what_the_sensors_send_is_recorded_and_predicted(config: Config) -> None
     assert published(config) == [json.loads(json.dumps(p.to_json())) for p in expected]
     assert len(expected) >= 5
     assert stats["chest"].assembly.samples == session.stats["chest"].assembly.samples
+
+
+def test_what_somebody_marks_is_recorded_and_published_beside_the_predictions(config: Config) -> None:
+    """Over the socket, while sensors stream; the database and the lines of JSON have all of it."""
+    path = Path(config.recording.directory).parent / "results.db"
+    config = msgspec.structs.replace(
+        config, sinks=msgspec.structs.replace(config.sinks, sqlite=SqliteConfig(path=str(path)))
+    )
+    socket, stop = Path(config.control.socket), asyncio.Event()
+
+    async def all_of_it() -> None:
+        source = Scripted("chest", of("chest"), "wait")
+        daemon = asyncio.create_task(run(config, sources=[source], stop=stop))
+        while not listened_at(socket):
+            await asyncio.sleep(0.01)
+        async with ask(socket, {"do": "mark", "description": " stroop start "}) as answers:
+            assert (await anext(answers))["marked"] == "stroop start"
+        with pytest.raises(DaemonError, match="an event without a description; say what happens"):
+            async with ask(socket, {"do": "mark"}):
+                pass
+        while len(published(config)) < 6:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await daemon
+
+    asyncio.run(all_of_it())
+    (event,) = (record for record in recorded(config) if isinstance(record, Event))
+    assert event.description == "stroop start"
+    lines = published(config)
+    assert [line for line in lines if "event" in line] == [{"event": "stroop start", "start": event.host_ns / 1e9}]
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT time, description FROM event").fetchall() == [(event.host_ns / 1e9, "stroop start")]
+        told = db.execute('SELECT "index", start, modalities FROM prediction').fetchall()
+        bundle, recording = db.execute("SELECT bundle, recording FROM run").fetchone()
+    assert told == [(p["index"], p["start"], "+".join(p["modalities"])) for p in lines if "event" not in p]
+    assert (bundle, (Path(config.recording.directory) / recording).is_file()) == ("tiny", True)
 
 
 def test_a_bad_packet_is_counted_recorded_and_the_stream_goes_on(config: Config) -> None:

@@ -23,6 +23,7 @@ NOT_RUN_HERE = {
     "affectd baseline --person Ada": "needs a running daemon; tests/test_calibration.py",
     "affectd web": "serves until it is stopped; tests/test_web.py",
     "affectd label stress": "needs a running daemon; tests/test_labelling.py",
+    'affectd mark "stroop start"': "needs a running daemon; tests/test_daemon.py",
     "AFFECTD_REFERENCE_DATA=... train/runs/default.sh": "minutes of training; each step has its own tests",
     "affectd-train data list": "tests/test_data_check.py",
     "affectd-train data check my-study --pictures look": "needs a study; tests/test_data_check.py",

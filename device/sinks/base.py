@@ -11,7 +11,10 @@ from collections import deque
 from typing import Protocol
 
 from device.inference import Prediction
+from device.notification import Event
 
+Item = Prediction | Event
+"""What sinks take."""
 CLOSE_TIMEOUT_S = 3.0
 """What is still queued at the end has this long: a clean stop takes under 5 s in all."""
 
@@ -19,22 +22,22 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Takes one prediction at a time, as slowly as it must."""
+    """Takes one prediction or event at a time, as slowly as it must."""
 
     @property
     def name(self) -> str:
         """What it is called in logs."""
 
-    async def publish(self, prediction: Prediction) -> None:
-        """Send one prediction; any error is counted, and the next prediction is tried anew."""
+    async def publish(self, item: Item) -> None:
+        """Send one; any error is counted, and the next is tried anew."""
 
     async def close(self) -> None:
         """Flush and let go; ``publish`` is not called again."""
 
 
 class QueuedSink:
-    """A sink behind a queue: ``put`` never waits, and drops the oldest prediction where the queue is full, because
-    the newest is the one somebody looks at and every one can be had again by replaying the recording.
+    """A sink behind a queue: ``put`` never waits, and drops the oldest where the queue is full, because the newest is
+    the one somebody looks at and every one can be had again by replaying the recording.
     """
 
     def __init__(self, sink: Sink, size: int) -> None:
@@ -42,14 +45,14 @@ class QueuedSink:
             raise ValueError(f"a queue of {size}")
         self.sink = sink
         self.published = self.dropped = self.failed = 0
-        self._queue: deque[Prediction] = deque(maxlen=size)
+        self._queue: deque[Item] = deque(maxlen=size)
         self._wake = asyncio.Event()
         self._closing = False
 
-    def put(self, prediction: Prediction) -> None:
-        """Queue one prediction, at once."""
+    def put(self, item: Item) -> None:
+        """Queue one, at once."""
         self.dropped += len(self._queue) == self._queue.maxlen
-        self._queue.append(prediction)
+        self._queue.append(item)
         self._wake.set()
 
     async def run(self) -> None:
@@ -61,13 +64,14 @@ class QueuedSink:
                 continue
             await self._publish(self._queue.popleft())
 
-    async def _publish(self, prediction: Prediction) -> None:
+    async def _publish(self, item: Item) -> None:
         try:
-            await self.sink.publish(prediction)
+            await self.sink.publish(item)
             self.published += 1
         except Exception as error:  # a sink's own trouble, whatever it is, must not end the others
             self.failed += 1
-            _log.warning("sink %s: prediction %d: %s", self.sink.name, prediction.index, error)
+            what = f"event {item.description!r}" if isinstance(item, Event) else f"prediction {item.index}"
+            _log.warning("sink %s: %s: %s", self.sink.name, what, error)
 
     async def close(self, task: asyncio.Task[None], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Let the task of ``run`` finish the queue, for a while, then close the sink."""

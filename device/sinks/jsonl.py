@@ -1,4 +1,4 @@
-"""Predictions as lines of JSON in a file, appended, each line in one write.
+"""Predictions and events as lines of JSON in a file, appended, each line in one write.
 
 It knows nothing of who reads them.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from device.errors import SinkError
-from device.inference import Prediction
+from device.notification import Event
+from device.sinks.base import Item
 
 _MODE = 0o600
 """What somebody felt: for the owner's eyes only."""
@@ -40,17 +41,18 @@ class JsonlSink:
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             os.write(self._fd, b"\n")
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, item: Item) -> None:
         """Append one line, whole or not at all: one write to a file opened for appending."""
-        line = msgspec.json.encode(prediction) + b"\n"
+        tree = {"event": item.description, "start": item.host_ns / 1e9} if isinstance(item, Event) else item
+        line = msgspec.json.encode(tree) + b"\n"
         before = os.fstat(self._fd).st_size
         if os.write(self._fd, line) != len(line):
             os.ftruncate(self._fd, before)
             raise SinkError(str(self.path), "the disk is full", "make room on it")
 
-    async def publish(self, prediction: Prediction) -> None:
+    async def publish(self, item: Item) -> None:
         """Append one line, without holding up the event loop where the disk is slow."""
-        await asyncio.to_thread(self.write, prediction)
+        await asyncio.to_thread(self.write, item)
 
     async def close(self) -> None:
         """Flush to the disk and close."""

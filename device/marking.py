@@ -1,0 +1,50 @@
+"""Events: what somebody says happens (`affectd mark "stroop start"`) is recorded at once and then published.
+
+It knows nothing of sockets or sinks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from device.errors import EventError
+from device.notification import Event
+
+LONGEST = 200
+"""Characters of a description; a longer text is a diary, and belongs into one."""
+
+
+def event_of(description: object, host_ns: int) -> Event:
+    """An event; raises EventError for a description that is empty, too long or not one line."""
+    text = description.strip() if isinstance(description, str) else ""
+    if not text:
+        raise EventError("an event without a description", 'say what happens: `affectd mark "stroop start"`')
+    if len(text) > LONGEST:
+        raise EventError(f"a description of {len(text)} characters", f"say it in {LONGEST}")
+    if not text.isprintable():
+        raise EventError("a description with characters that cannot be printed", "say it in one line of text")
+    return Event(host_ns, text)
+
+
+class Marking:
+    """Takes events of a running daemon."""
+
+    def __init__(self, record: Callable[[Event], None], clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._record = record
+        self._clock = clock
+        self.publish: Callable[[Event], None] = lambda _: None
+        """Where they go beside the recording, once that is open."""
+
+    def mark(self, description: object) -> Event:
+        """Record and publish; raises EventError, and RecordingError where it cannot be recorded."""
+        event = event_of(description, self._clock())
+        self._record(event)
+        self.publish(event)
+        return event
+
+    async def answers(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer to one request of the control socket."""
+        event = self.mark(request.get("description"))
+        yield {"marked": event.description, "host_ns": event.host_ns}

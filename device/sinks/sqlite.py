@@ -1,0 +1,124 @@
+"""Predictions and events in an SQLite database: a table each, a row for each run of the daemon, a view with wall times.
+
+Every row is on the disk before the next one comes (WAL, synchronous FULL), so that a power cut takes at most the row
+that is being written. It knows nothing of who reads it; a reader never stops the writer, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.errors import SinkError
+from device.notification import Event
+from device.sinks.base import Item
+
+SCHEMA_VERSION = 1
+"""In the database's ``user_version``; one from a newer affectd is refused."""
+_MODE = 0o600
+"""What somebody felt: for the owner's eyes only."""
+_DIRECTORY_MODE = 0o700
+_REMEDY = "name another file in [sinks.sqlite] path, or make this one writable"
+_SCHEMA = """
+CREATE TABLE run (
+  id INTEGER PRIMARY KEY,
+  host_ns INTEGER NOT NULL,  -- the host's monotonic clock at the start
+  wall_ns INTEGER NOT NULL,  -- its wall clock at the same moment, ns since 1970: dates every time below
+  bundle TEXT NOT NULL, bundle_sha256 TEXT NOT NULL, recording TEXT NOT NULL, affectd TEXT NOT NULL
+) STRICT;
+CREATE TABLE prediction (
+  run INTEGER NOT NULL REFERENCES run, "index" INTEGER NOT NULL,
+  start REAL NOT NULL, stop REAL NOT NULL,  -- s of the host's monotonic clock
+  label TEXT,               -- NULL where it abstained
+  abstained TEXT,           -- why
+  probabilities TEXT,       -- JSON, of each label; NULL where the network was not run
+  modalities TEXT NOT NULL, -- what the network has seen, e.g. ecg+eda
+  sqi TEXT NOT NULL, problems TEXT NOT NULL,  -- JSON, of each modality
+  distance REAL,            -- from the nearest class of known windows
+  PRIMARY KEY (run, "index")
+) STRICT, WITHOUT ROWID;
+CREATE TABLE event (run INTEGER NOT NULL REFERENCES run, time REAL NOT NULL, description TEXT NOT NULL) STRICT;
+CREATE VIEW timeline AS  -- everything with its wall time in UTC, as the host believed it when the run began
+  SELECT strftime('%Y-%m-%dT%H:%M:%fZ', r.wall_ns / 1e9 + (x.time - r.host_ns / 1e9), 'unixepoch') AS wall, x.*
+  FROM (
+    SELECT run, stop AS time, 'prediction' AS kind, label AS what, abstained, probabilities, modalities FROM prediction
+    UNION ALL SELECT run, time, 'event', description, NULL, NULL, NULL FROM event
+  ) AS x JOIN run AS r ON r.id = x.run ORDER BY x.run, x.time;
+"""
+_PREDICTION = "INSERT OR REPLACE INTO prediction VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_EVENT = "INSERT INTO event VALUES (?, ?, ?)"
+_RUN = "INSERT INTO run (host_ns, wall_ns, bundle, bundle_sha256, recording, affectd) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the database says of one run of the daemon."""
+
+    host_ns: int
+    wall_ns: int
+    bundle: str
+    bundle_sha256: str
+    recording: str
+    """File of the raw notifications."""
+    affectd: str
+
+
+class SqliteSink:
+    """Appends to one database; several runs of the daemon share it, one after the other."""
+
+    name = "sqlite"
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _MODE))  # SQLite's own files take its mode
+            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        except OSError as error:
+            raise SinkError(str(path), f"cannot be written: {error.strerror}", _REMEDY) from error
+        except sqlite3.Error as error:
+            raise SinkError(str(path), f"cannot be opened: {error}", _REMEDY) from error
+        try:
+            self._prepare()
+            self._run = self._db.execute(_RUN, tuple(getattr(run, k) for k in Run.__slots__)).lastrowid
+        except sqlite3.Error as error:
+            self._db.close()
+            remedy = "move it away, then a new one is begun, or name another file in [sinks.sqlite] path"
+            raise SinkError(str(path), f"is no database of affectd ({error})", remedy) from error
+
+    def _prepare(self) -> None:
+        """Tables in a new file; a newer affectd's file is left as it is."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            self._db.close()
+            reason = f"is of a newer affectd (version {version} of its tables, this one knows {SCHEMA_VERSION})"
+            raise SinkError(
+                str(self.path), reason, "name another file in [sinks.sqlite] path, or install the newer one"
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def write(self, item: Item) -> None:
+        """Put one row on the disk."""
+        if isinstance(item, Event):
+            self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
+            return
+        tree = item.to_json()
+        probabilities = None if item.probabilities is None else json.dumps(item.probabilities)
+        said = item.label, item.abstained, probabilities, "+".join(item.modalities)
+        quality = json.dumps(tree["sqi"]), json.dumps(tree["problems"]), item.distance
+        self._db.execute(_PREDICTION, (self._run, item.index, item.start, item.stop, *said, *quality))
+
+    async def publish(self, item: Item) -> None:
+        """Put one row on the disk, without holding up the event loop where that is slow."""
+        await asyncio.to_thread(self.write, item)
+
+    async def close(self) -> None:
+        """Close the database; its write-ahead log goes into the file."""
+        await asyncio.to_thread(self._db.close)
