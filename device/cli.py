@@ -19,7 +19,7 @@ import msgspec
 
 from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.calibration import own_labels
-from device.config import example_config, load_config
+from device.config import config_schema, example_config, load_config
 from device.errors import DeviceError
 from device.inference import Prediction
 from device.pipeline.errors import PipelineError
@@ -271,6 +271,12 @@ def check(path: Path) -> None:
     loaded = load_config(path)
     sensors = ", ".join(f"{sensor.role}: {sensor.name}" for sensor in loaded.sensors)
     click.echo(f"{path}: right ({sensors})")
+
+
+@config.command()
+def schema() -> None:
+    """Print the configuration's JSON Schema, for editors that check and complete TOML."""
+    click.echo(json.dumps(config_schema(), indent=2))
 
 
 @config.command()

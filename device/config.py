@@ -9,9 +9,9 @@ import difflib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -255,6 +255,51 @@ def _line(text: str, keys: tuple[str | int, ...]) -> int | None:
     while keys and keys not in lines:
         keys = keys[:-1]
     return lines.get(keys)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the file, every key with what it means."""
+    schema, components = msgspec.json.schema_components([Config], ref_template="#/$defs/{name}")
+    structs: tuple[type[msgspec.Struct], ...] = (Config, Sensor, *_tables(Config))
+    for kind in structs:
+        documented = _documented(kind)
+        for name, said in components[kind.__name__]["properties"].items():
+            if words := documented.get(name):
+                said["description"] = words
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "affectd configuration",
+        **schema[0],
+        "$defs": components,
+    }
+
+
+def _tables(struct: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    """Structs of the tables inside a table, at any depth."""
+    for found in msgspec.structs.fields(struct):
+        for part in (found.type, *get_args(found.type)):
+            if isinstance(part, type) and issubclass(part, msgspec.Struct):
+                yield part
+                yield from _tables(part)
+
+
+def _documented(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Field -> the string that stands below it in the source; nothing where there is no source."""
+    import ast
+    import inspect
+    import textwrap
+
+    try:
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    assert isinstance(node, ast.ClassDef)
+    found = {}
+    for field, below in zip(node.body, node.body[1:], strict=False):
+        text = below.value if isinstance(below, ast.Expr) else None
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Constant):
+            found[field.target.id] = " ".join(str(text.value).split())
+    return found
 
 
 def example_config() -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
-from device.config import Config, example_config, load_config, parse_config, sensors_of
+from device.cli import cli
+from device.config import Config, config_schema, example_config, load_config, parse_config, sensors_of
 from device.errors import ConfigError
 from firmware_bridge import registry
 
@@ -110,3 +115,29 @@ def test_sensors_come_from_the_file_of_affectd_pair(tmp_path: Path) -> None:
     strap = parse_config(SENSOR).sensors
     registry.write(path, strap)
     assert sensors_of(config) == strap == sensors_of(parse_config(SENSOR))
+
+
+def is_valid(text: str) -> bool:
+    return bool(Draft202012Validator(config_schema()).is_valid(tomllib.loads(text)))
+
+
+def test_the_schema_takes_what_we_take_and_refuses_what_we_refuse() -> None:
+    Draft202012Validator.check_schema(config_schema())
+    assert is_valid(example_config()) and is_valid(SENSOR)
+    for wrong in (
+        "[recordin]\n", "[recording]\nfsnyc_s = 1\n", "[recording]\nfsync_s = 0\n", "[inference]\nthreads = 0\n",
+        "[sinks.jsonl]\nqueue = 1\n", '[inference]\nruntime = "tpu"\n', "[sinks.mqtt]\n",
+    ):  # fmt: skip
+        assert not is_valid(SENSOR + wrong), wrong
+        with pytest.raises(ConfigError):
+            parse_config(SENSOR + wrong)
+
+
+def test_the_schema_says_what_each_key_means() -> None:
+    defs = config_schema()["$defs"]
+    described = {f"{table}.{key}" for table, found in defs.items() for key, said in found["properties"].items()
+                 if "description" in said or "$ref" in said}  # fmt: skip
+    assert described == {f"{table}.{key}" for table, found in defs.items() for key in found["properties"]}
+    assert defs["RecordingConfig"]["properties"]["fsync_s"]["description"].startswith("A power cut takes at most")
+    shown = CliRunner().invoke(cli, ["config", "schema"])
+    assert json.loads(shown.stdout) == json.loads(json.dumps(config_schema()))
