@@ -24,7 +24,7 @@ from device.bundle import Bundle
 from device.errors import DeviceError
 from device.pipeline.errors import PipelineError
 from quantize.calibrate import PARITY_PER_MASK, PER_MASK
-from quantize.errors import ConvertError, GateError, QuantizeError
+from quantize.errors import ConvertError, GateError, GraphError, QuantizeError
 from quantize.report import show
 from train.errors import TrainError
 
@@ -336,6 +336,7 @@ def _run(entry: click.Command, args: Sequence[str] | None, name: str) -> None:
 def explain(error: Exception, name: str = "affectd-quantize") -> list[str]:
     """Lines for stderr: the end of the converter's log where it failed, then one clear line."""
     log = [f"  | {line}" for line in error.last_lines] if isinstance(error, ConvertError) else []
+    log += [f"  {line}" for line in error.findings] if isinstance(error, GraphError) else []
     return [*log, f"{name}: {' '.join(str(error).split())}"]
 
 

@@ -6,6 +6,7 @@ QuantizeError                 (a bad checkpoint is train.errors.CheckpointError)
 +-- CalibrationError    windows that must not or cannot calibrate; carries path, place, reason, remedy
 +-- ResultsError        a results file the card cannot be written from; carries path, place, reason, remedy
 +-- ExportError         the ONNX file is refused or differs from torch; carries reason, remedy
++-- GraphError          layers that will not survive; carries findings
 +-- ConvertError        the converter failed or its file is not full int8; carries reason, remedy, log, last_lines
 +-- BenchError          a machine on which nothing could be timed; carries machine, reason, remedy
 +-- GateError           int8 differs too much from float; carries failures, report
@@ -55,6 +56,16 @@ class ExportError(QuantizeError):
         self.reason = reason
         self.remedy = remedy
         super().__init__(one_line("export to ONNX", f"{reason}; {remedy}"))
+
+
+class GraphError(QuantizeError):
+    """A network with layers that eight bits or the converter cannot take."""
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        self.findings = tuple(findings)
+        """One line each: what, where in the model's source, why, and what to write instead."""
+        rest = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        super().__init__(one_line("graph", f"{findings[0]}{rest}"))
 
 
 class ConvertError(QuantizeError):

@@ -43,6 +43,7 @@ from quantize.calibrate import (
 from quantize.convert import Converted, convert, float_twin
 from quantize.errors import GateError, ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, run_torch
+from quantize.graph import check_graph
 from quantize.report import card
 from quantize.verify import MAX_DROP, MIN_AGREEMENT, Comparison, compare, gate, parity
 from train.errors import CheckpointError
@@ -152,6 +153,8 @@ def build(
     inputs = calibration_inputs(pool, selection, checkpoint.spec)
     on_step("export to ONNX")
     onnx = export_onnx(checkpoint, work / ONNX)
+    for finding in (noticed := check_graph(onnx)):
+        on_step(str(finding))
     logits = run_torch(checkpoint.network, inputs)
     attempts: list[_Attempt] = []
 
@@ -178,6 +181,7 @@ def build(
             attempt(1.0, float_twin(converted), folder)
     best = min(attempts, key=lambda attempt: len(attempt.failures))
     report = _report(checkpoint, attempts, best, summary(pool, selection, trained), results)
+    report["graph"] = [msgspec.to_builtins(finding) for finding in noticed]
     (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if best.failures and not options.force:
         raise GateError(best.failures, work / REPORT)
