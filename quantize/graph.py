@@ -22,12 +22,12 @@ has never been through it here. slow: right, on kernels that are not the fast on
 STOPS: tuple[Severity, ...] = ("breaks", "wrong")
 
 SURVIVE = {
-    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Constant", "Conv", "Div", "Expand", "Flatten",
-    "Gemm", "GlobalAveragePool", "HardSigmoid", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad",
-    "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tanh",
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Constant", "Conv", "Expand", "Flatten",
+    "Gemm", "GlobalAveragePool", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad",
+    "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tanh",
     "Transpose", "Unsqueeze",
 }  # fmt: skip
-"""Operators that come through as full int8."""
+"""Operators that become such as have int8 kernels in TFLite."""
 KNOWN: dict[str, tuple[Severity, str, str]] = {
     "LayerNormalization": (
         "wrong", "its mean and variance do not fit eight bits: a Transformer lost most of its accuracy (cosine 0.93)",
@@ -37,6 +37,7 @@ KNOWN: dict[str, tuple[Severity, str, str]] = {
     "GroupNormalization": ("wrong", "its mean and variance do not fit eight bits", "use BatchNorm, which folds"),
     "Gelu": ("breaks", "no TFLite kernel takes it in int8", "use ReLU6, which loses next to nothing"),
     "Erf": ("breaks", "no TFLite kernel takes it in int8 (it is what GELU is made of)", "use ReLU6 for GELU"),
+    "Div": ("wrong", "int8 has no kernel for it, or a poor one", "multiply by the inverse"),
     "Einsum": ("breaks", "no converter writes it in int8", "write it as products of two matrices"),
     **dict.fromkeys(
         ("LSTM", "GRU", "RNN"),
