@@ -116,7 +116,7 @@ class Classifier:
         self._check(arrays)
         for m in manifest.modalities:
             tensor = manifest.inputs[m]
-            value = _file_layout(quantize(arrays[m], tensor)) if m in arrays else self._absent[m]
+            value = file_layout(quantize(arrays[m], tensor)) if m in arrays else self._absent[m]
             self._interpreter.set_tensor(self._index[m], value)
         mask = np.array([[m in arrays for m in MODALITIES]], np.float32)
         self._interpreter.set_tensor(self._index["mask"], quantize(mask, manifest.inputs["mask"]))
@@ -264,7 +264,7 @@ def dequantize(stored: Stored, tensor: TensorSpec) -> Float32:
     return (stored.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
 
 
-def _file_layout(stored: Stored) -> Stored:
+def file_layout(stored: Stored) -> Stored:
     """(n_chans, n_times) to the file's (1, 1, n_times, n_chans), (n_features,) to its (1, n_features).
 
     The only place that knows the file's layout. Stacked from its rows: 8 x faster than a contiguous copy of the

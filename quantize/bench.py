@@ -52,14 +52,20 @@ def _said(runtime: str, form: str, threads: int) -> dict[str, Any]:
     return {"runtime": runtime, "format": form, "threads": threads, "xnnpack": runtime in MODULES}
 
 
-def tflite_run(path: str, runtime: str, threads: int, *, xnnpack: bool = True) -> Run:
-    """A TFLite file; without XNNPACK by the runtime's own kernels."""
+def interpreter_of(path: str, runtime: str, threads: int, kernels: str = "") -> Any:
+    """A TFLite file on one of the runtimes, with other kernels than it would take: a name of its OpResolverType."""
     module = __import__(MODULES[runtime], fromlist=["Interpreter"])
     how: dict[str, Any] = {"model_path": path, "num_threads": threads}
-    if not xnnpack:
-        how["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    if kernels:
+        how["experimental_op_resolver_type"] = getattr(module.OpResolverType, kernels)
     interpreter = module.Interpreter(**how)
     interpreter.allocate_tensors()
+    return interpreter
+
+
+def tflite_run(path: str, runtime: str, threads: int, *, xnnpack: bool = True) -> Run:
+    """A TFLite file; without XNNPACK by the runtime's own kernels."""
+    interpreter = interpreter_of(path, runtime, threads, "" if xnnpack else "BUILTIN_WITHOUT_DEFAULT_DELEGATES")
     for tensor in interpreter.get_input_details():
         interpreter.set_tensor(tensor["index"], _values(tensor["shape"], tensor["dtype"]))
     return interpreter.invoke  # type: ignore[no-any-return]

@@ -155,6 +155,20 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
 @command.command()
 @BUNDLE
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder.")
+def mcu(bundle: Path, output: Path) -> None:
+    """Write BUNDLE's network as C for TensorFlow Lite Micro, tried there beside TFLite's reference kernels."""
+    from device.bundle import read_bundle
+    from quantize.mcu import HEADER, SOURCE, export
+
+    found = export(read_bundle(bundle), output)
+    print(f"{output / HEADER}, {output / SOURCE}: arena {found.arena_bytes} bytes, {len(found.operators)} operators")
+    steps = "to the bit" if not found.worst_steps else f"within {found.worst_steps} step"
+    print(f"as TFLite's reference kernels {steps}, {found.identical:.1%} of the values equal")
+
+
+@command.command()
+@BUNDLE
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="Ed25519 private key (ssh-keygen).")
 def sign(bundle: Path, key: Path) -> None:
     """Sign BUNDLE in place; a device that trusts the key runs it, whoever brought it."""

@@ -9,6 +9,7 @@ QuantizeError                 (a bad checkpoint is train.errors.CheckpointError)
 +-- GraphError          layers that will not survive; carries findings
 +-- ConvertError        the converter failed or its file is not full int8; carries reason, remedy, log, last_lines
 +-- BenchError          a machine on which nothing could be timed; carries machine, reason, remedy
++-- McuError            a bundle that is nothing for microcontrollers; carries path, reason, remedy
 +-- GateError           int8 differs too much from float; carries failures, report
 """
 
@@ -86,6 +87,14 @@ class BenchError(QuantizeError):
     def __init__(self, machine: str, reason: str, remedy: str) -> None:
         self.machine, self.reason, self.remedy = machine, reason, remedy
         super().__init__(one_line("bench", machine, f"{reason}; {remedy}"))
+
+
+class McuError(QuantizeError):
+    """A bundle that TensorFlow Lite Micro does not run, or runs to something else."""
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        self.path, self.reason, self.remedy = path, reason, remedy
+        super().__init__(one_line(path, f"{reason}; {remedy}"))
 
 
 class GateError(QuantizeError):
