@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_bundle import CARD, MODEL, REPORT, tiny_bundle, tiny_manifest
 
-from device.bundle import Bundle, read_bundle, write_bundle
+from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle, write_bundle
 from device.cli import cli
 from device.errors import BundleError
 from device.inference import RUNTIMES, Classifier
@@ -39,6 +39,10 @@ def test_it_says_what_it_said_on_every_runtime(bundle: Bundle) -> None:
     found = check_everywhere(read_bundle(bundle.path))
     assert set(found) == set(RUNTIMES) and min(found.values()) == 0.0
     assert max(found.values()) <= STEPS * bundle.manifest.output.scale
+
+
+def test_the_shipped_bundle_says_what_it_said() -> None:
+    assert set(check_everywhere(read_bundle(DEFAULT_BUNDLE))) == set(RUNTIMES)
 
 
 def test_the_windows_are_the_same_everywhere_and_reach_the_network(bundle: Bundle) -> None:
