@@ -195,6 +195,8 @@ def test_files_in_a_published_layout_become_rated_windows_and_a_network(name: st
     ("text", "message"),
     [
         ('systems = ["classical-rf"]', "systems: classical-rf tells classes"),
+        ('systems = ["emobed-distilled"]', "systems: emobed-distilled tells classes"),
+        ('systems = ["transformer-probe"]', "systems: transformer-probe tells classes"),
         ('[ratings]\nnames = ["arousal"]\nscale = [1, 9]', "modes: calibrated needs a resting stretch"),
         ('[ratings]\nnames = []\nscale = [1, 9]', "ratings.names"),
         ('[ratings]\nnames = ["a"]\nscale = [9, 1]', "a scale that rises"),

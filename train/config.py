@@ -19,7 +19,7 @@ from train.errors import ConfigError, TaskError
 from train.fit import FitConfig
 from train.models.acc import ACC, AccConfig, example_inputs
 from train.objective import Crossmodal
-from train.systems import WITH_EMBEDDING, with_labels
+from train.systems import NETWORKS, PROBES, WITH_EMBEDDING, with_labels
 from train.tasks import Task, task_of
 from train.windows import shortened
 
@@ -185,8 +185,8 @@ def read_as(path: Path, kind: type[Kind]) -> Kind:
 def _check(path: Path, config: Config) -> None:
     """Refuse at once what would only fail in the first fold."""
     task = config.the_task()
-    if task.rates and (classical := [s for s in config.systems if s.startswith("classical")]):
-        raise ConfigError(str(path), "systems", f"{classical[0]} tells classes, the task is ratings", "leave it out")
+    if task.rates and (of_classes := [s for s in config.systems if _tells_classes(s)]):
+        raise ConfigError(str(path), "systems", f"{of_classes[0]} tells classes, the task is ratings", "leave it out")
     if not task.rest and "calibrated" in config.modes:
         raise ConfigError(str(path), "modes", "calibrated needs a resting stretch, the task has none", "leave it out")
     if config.labels and config.ratings:
@@ -211,6 +211,11 @@ def _check(path: Path, config: Config) -> None:
         except (ValueError, SpecError, RuntimeError) as error:
             reason = f"window {window:g} s, EDA context {context:g} s: {error}"
             raise ConfigError(str(path), "inner.candidates", reason, REMEDY) from error
+
+
+def _tells_classes(system: str) -> bool:
+    """Whether a system has no form that tells ratings: classifiers, and who learns a teacher's probabilities."""
+    return system.startswith("classical") or system in PROBES or bool(system in NETWORKS and NETWORKS[system].teacher)
 
 
 def _check_table(path: Path, place: str, given: Any, kind: type[Any]) -> None:
