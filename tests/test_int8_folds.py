@@ -13,6 +13,7 @@ from made_people import made_config, made_people
 
 from quantize.errors import ResultsError
 from quantize.folds import int8_folds
+from train.confidence import NAMES
 from train.config import Config, Inner
 from train.loso import Options, Places, loso
 
@@ -54,8 +55,11 @@ def test_int8_says_what_float_says_window_by_window(out: Path) -> None:
             assert np.abs(first - second).max() < 0.1
             far, near = (np.array(record["distance"]) for record in (float_record, int8_record))
             assert np.allclose(far, near, rtol=0.2, atol=0.1) and not np.array_equal(far, near)
-            for said in ("is_sure", "is_familiar"):
-                assert np.mean(np.array(float_record[said]) == np.array(int8_record[said])) > 0.9
+            least, most = (wanted["confidence"][k][NAMES[mask]] for k in ("min_probability", "max_distance"))
+            on_edge = {"is_sure": np.abs(first.max(1) - least) < 0.1, "is_familiar": np.isclose(far, most, 0.2, 0.1)}
+            for said, edge in on_edge.items():
+                assert (edge | (np.array(float_record[said]) == np.array(int8_record[said]))).all()
+                assert not edge.all()
 
 
 def test_what_is_there_is_not_made_again(out: Path) -> None:

@@ -67,7 +67,7 @@ class Places:
         """What was chosen inside a fold."""
         return self.out / "choices" / self.config.dataset / _plain(self.config.task) / mode / f"{_plain(subject)}.json"
 
-    def crossmodal(self, mode: str, subject: str, answers: bool) -> Path:
+    def crossmodal(self, mode: str, subject: str, answers: bool = True) -> Path:
         """What was chosen inside a fold of EmoBed's training, and when it answers."""
         return self.choice(mode, subject).with_suffix(".emobed.json" if answers else ".crossmodal.json")
 
