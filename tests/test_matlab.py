@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,14 @@ def test_a_broken_file_gives_a_data_error_or_values_never_a_crash(
         _matlab.find(path, [("before",), ("D",), ("after",), ("none",)])
     except DataError as error:
         assert str(path) in str(error)
+
+
+def test_a_matrix_without_its_flags_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "x.mat"
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+    path.write_bytes(head + struct.pack("<4I", 14, 8, 6, 0))
+    with pytest.raises(DataError, match="byte 144: the file is cut or broken here"):
+        _matlab.find(path, [("x",)])
 
 
 def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:

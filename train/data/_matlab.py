@@ -127,7 +127,7 @@ def find(path: Path, wanted: Collection[Where]) -> dict[Where, object]:
                 _walk(file, _order(path, file), frozenset(wanted), found)
             except _Done:
                 pass
-            except (EOFError, zlib.error, struct.error, ValueError, KeyError, OverflowError, RecursionError):
+            except (EOFError, zlib.error, struct.error, ValueError, LookupError, OverflowError, RecursionError):
                 raise DataError(str(path), f"byte {file.tell()}", "the file is cut or broken here", REMEDY) from None
     except OSError as error:
         raise DataError(str(path), "file", f"cannot be read ({error.strerror})", REMEDY) from None
