@@ -223,8 +223,6 @@ def label(name: str | None, undo: bool, listed: bool, forget: bool, yes: bool, s
 
     Without LABEL and options: show the labels that the bundle has.
     """
-    import msgspec
-
     from device import label_command
     from device.labelling import LabelRequest
 
@@ -316,8 +314,6 @@ def verify(path: Path, trusted: Path | None) -> None:
 
 
 def _manifest(loaded: Bundle) -> str:
-    import msgspec
-
     return msgspec.json.encode(loaded.manifest).decode()
 
 

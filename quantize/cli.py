@@ -117,7 +117,6 @@ def make(
 
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-TRUSTED = "Public keys, one of which must have signed it."
 
 
 @command.command()
@@ -181,7 +180,7 @@ def sign(bundle: Path, key: Path) -> None:
 
 @command.command()
 @BUNDLE
-@click.option("--trusted", type=click.Path(path_type=Path), help=TRUSTED)
+@click.option("--trusted", type=click.Path(path_type=Path), help="Public keys, one of which must have signed it.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="What it was made of: runs every gate again.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="With --checkpoint: the windows, as for make.")
 @click.option("--cache", default=CACHE, show_default=True, type=click.Path(path_type=Path), help="As for make.")

@@ -86,7 +86,8 @@ def check_graph(path: Path) -> list[Finding]:
 def findings(model: onnx.ModelProto) -> list[Finding]:
     """Everything in a graph that has a rule, in the order of the nodes."""
     graph = onnx.shape_inference.infer_shapes(model).graph
-    return [*_dynamic(graph), *(finding for node in graph.node for finding in _Rules(graph).of(node))]
+    rules = _Rules(graph)
+    return [*_dynamic(graph), *(finding for node in graph.node for finding in rules.of(node))]
 
 
 def _dynamic(graph: onnx.GraphProto) -> Iterator[Finding]:

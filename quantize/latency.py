@@ -83,7 +83,7 @@ def latency(
     quantize.export; ``folder`` gets onnxruntime's int8 file. torch is measured on this machine alone.
     """
     say("onnxruntime's own int8")
-    files = [(form, path) for form, path in tflites.items()]
+    files = list(tflites.items())
     files += [("float32", model), ("int8", static_int8(model, calibration, folder / "onnxruntime-int8.onnx"))]
     files += [(PEAK, product(folder / "peak.onnx"))]
     if target.host:
@@ -207,8 +207,8 @@ def product(path: Path) -> Path:
 def count_macs(model: Path) -> int:
     """Multiply-accumulates of one run of an ONNX file: convolutions and matrix products."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(str(model)), strict_mode=True).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.input)}
-    shapes |= {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.output}
+    values = (*graph.value_info, *graph.input, *graph.output)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     shapes |= {w.name: list(w.dims) for w in graph.initializer}
     total = 0
     for node in graph.node:

@@ -69,6 +69,8 @@ class _Attempt:
 
     share: float
     converted: Converted
+    draft: Bundle
+    """The file as a bundle that says nothing of itself yet: enough to run it."""
     found: Sequence[Comparison]
     failures: Sequence[str]
 
@@ -162,7 +164,7 @@ def build(
         """Compare a file with the float network; whether it passes the gate."""
         draft = write_bundle(folder / DRAFT, _filled(blank, converted), converted.model, DISCLAIMER, {})
         found = compare(draft, checkpoint.network, onnx, pool, selection.parity, lambda m: on_step(f"compare: {m}"))
-        attempts.append(_Attempt(share, converted, found, gate(found)))
+        attempts.append(_Attempt(share, converted, draft, found, gate(found)))
         return not attempts[-1].failures
 
     for share in options.shares:
@@ -186,11 +188,11 @@ def build(
     if best.failures and not options.force:
         raise GateError(best.failures, work / REPORT)
     on_step("write the bundle")
-    model = best.converted.model
-    draft = write_bundle(work / DRAFT, _filled(blank, best.converted), model, DISCLAIMER, {})
-    figures, probe = parity(best.found), probe_of(Classifier(draft))
+    figures, probe = parity(best.found), probe_of(Classifier(best.draft))
     made = msgspec.structs.replace(_filled(blank, best.converted, figures), probe=probe)
-    return Built(write_bundle(output, made, model, card(made, report), report), report, best.converted, inputs)
+    return Built(
+        write_bundle(output, made, best.draft.model, card(made, report), report), report, best.converted, inputs
+    )
 
 
 def _without_figures(checkpoint: Checkpoint) -> Manifest:

@@ -109,10 +109,9 @@ class SqliteSink:
         if isinstance(item, Event):
             self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
             return
-        tree = item.to_json()
         probabilities = None if item.probabilities is None else json.dumps(item.probabilities)
         said = item.label, item.abstained, probabilities, "+".join(item.modalities)
-        quality = json.dumps(tree["sqi"]), json.dumps(tree["problems"]), item.distance
+        quality = json.dumps(item.sqi), json.dumps(item.problems), item.distance
         self._db.execute(_PREDICTION, (self._run, item.index, item.start, item.stop, *said, *quality))
 
     async def publish(self, item: Item) -> None:
