@@ -45,6 +45,11 @@ HASHED = (MODEL, CARD, REPORT)
 MIB = 1 << 20
 MAX_BYTES = {MANIFEST: MIB, MODEL: 16 * MIB, CARD: MIB, REPORT: 8 * MIB, SIGNATURE: 1 << 10}
 """Largest size of each part: over 10 x what the shipped networks need, small beside a Raspberry Pi's memory."""
+MODEL_FORMATS = {
+    "int8": "int8", "int8x16": "int16", "dynamic-range": "float32", "float16": "float32", "float32": "float32",
+}  # fmt: skip
+"""How a tflite file holds numbers -> the type of its inputs and outputs. Weights and activations in int8; activations
+in int16; weights alone in int8; weights in float16; nothing changed."""
 MASKS = ("ecg+eda", "ecg", "eda")
 """Names of the sets of present modalities, in ``temperature`` and ``parity``."""
 TEMPERATURES = (0.05, 20.0)
@@ -74,10 +79,16 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     shape: tuple[int, ...]
     """ecg and eda: (1, 1, n_times, n_chans), or (1, n_features) of the modality where the manifest has ``features``;
     mask: (1, 2) in the order ecg, eda; output: (1, n_outputs)."""
-    dtype: Literal["int8", "float32"]
+    dtype: Literal["int8", "int16", "float32"]
     scale: float
-    """real = (int8 - zero_point) * scale; 0.0 for float32, as the file says it."""
+    """real = (stored - zero_point) * scale; 0.0 for float32, as the file says it."""
     zero_point: int
+
+
+def stored_range(tensor: TensorSpec) -> tuple[int, int]:
+    """The least and greatest value that an integer tensor can store; (0, 0) for float."""
+    bits = {"int8": 8, "int16": 16}.get(tensor.dtype)
+    return (0, 0) if bits is None else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,6 +175,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A second output, (1, n): where the window lies in the network's space, if it has one."""
     space: Space | None = None
     """Where known windows lie in it."""
+    model_format: str | None = None
+    """How the tflite file holds numbers, a key of ``MODEL_FORMATS``; None in bundles that do not say it yet."""
     thresholds: Thresholds
     temperature: dict[str, float]
     """Per mask: logits are divided by this before the softmax; 1.0 leaves them as they are."""
@@ -471,10 +484,13 @@ def _wrong_tensors(m: Manifest) -> Iterable[tuple[str, str]]:
     for place, (tensor, shape) in tensors.items():
         if tensor.shape != shape:
             yield f"{place}.shape", f"{tensor.shape} where spec, features and labels give {shape}"
-        if tensor.dtype == "int8" and not (0 < tensor.scale < math.inf and -128 <= tensor.zero_point <= 127):
-            yield place, "an int8 tensor needs scale > 0 and zero_point from -128 to 127"
+        low, high = stored_range(tensor)
+        if tensor.dtype != "float32" and not (0 < tensor.scale < math.inf and low <= tensor.zero_point <= high):
+            yield place, f"an {tensor.dtype} tensor needs scale > 0 and zero_point from {low} to {high}"
         if tensor.dtype == "float32" and (tensor.scale, tensor.zero_point) != (0.0, 0):
             yield place, "a float32 tensor has scale 0 and zero_point 0"
+        if m.model_format is not None and tensor.dtype != MODEL_FORMATS.get(m.model_format):
+            yield f"{place}.dtype", f"{tensor.dtype} in a network of model_format {m.model_format!r}"
     names = [m.inputs[k].name for k in m.inputs]
     if len(set(names)) != len(names):
         yield "inputs", f"tensor names {names} are not different"

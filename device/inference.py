@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from device.bundle import MODEL, Bundle, TensorSpec, mask_name
+from device.bundle import MODEL, Bundle, TensorSpec, mask_name, stored_range
 from device.errors import BundleError, InferenceError
 from device.pipeline.feature_input import feature_input
 from device.pipeline.model_input import Baseline, ModelInput, model_input
@@ -24,7 +24,7 @@ from device.pipeline.types import Floats, Window
 from device.space import Shots, evidence
 
 Float32 = npt.NDArray[np.float32]
-Stored = npt.NDArray[np.int8] | Float32
+Stored = npt.NDArray[np.int8] | npt.NDArray[np.int16] | Float32
 """Values as a tensor of the file holds them."""
 Reason = Literal["warming_up", "gap", "contact", "quality", "out_of_range", "uncertain"]
 
@@ -36,7 +36,6 @@ INSTALL = {
 }
 BANNER = b"INFO: Created TensorFlow Lite XNNPACK delegate"
 """A line that LiteRT's C++ side writes to stderr for every interpreter."""
-INT8_MIN, INT8_MAX = -128, 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +111,12 @@ class Classifier:
         Of float32 arrays, (n_chans, n_times) or (n_features,); one without a key is absent: it enters as zeros with
         mask 0. Raises InferenceError for what is not the network's input.
         """
-        manifest = self.bundle.manifest
         self._check(arrays)
+        return self.forward(arrays)
+
+    def forward(self, arrays: Mapping[str, Float32]) -> tuple[Float32, Float32 | None]:
+        """As ``outputs``, without a look at the arrays: there may be none."""
+        manifest = self.bundle.manifest
         for m in manifest.modalities:
             tensor = manifest.inputs[m]
             value = file_layout(quantize(arrays[m], tensor)) if m in arrays else self._absent[m]
@@ -254,7 +257,8 @@ def quantize(values: Float32, tensor: TensorSpec) -> Stored:
         steps = np.asarray(values, np.float32) / np.float32(tensor.scale)
     np.rint(steps, out=steps)
     steps += np.float32(tensor.zero_point)
-    return np.clip(steps, INT8_MIN, INT8_MAX, out=steps).astype(np.int8)
+    clipped: Stored = np.clip(steps, *stored_range(tensor), out=steps).astype(tensor.dtype)
+    return clipped
 
 
 def dequantize(stored: Stored, tensor: TensorSpec) -> Float32:

@@ -22,7 +22,9 @@ WINDOWS = 6
 STEPS = 3
 """Runtimes round int8 differently, by a step or two of a logit; three are more than that and change no plain label."""
 FLOAT_ERROR = 1e-3
-"""The same for a float32 network."""
+"""The same for networks that are finer than int8."""
+ROUNDED_ERROR = 0.05
+"""The same for networks that round their activations as they go, each runtime in its own way."""
 
 
 def probe_of(classifier: Classifier, n: int = WINDOWS, seed: int = 0) -> Probe:
@@ -46,7 +48,7 @@ def check_probe(bundle: Bundle, runtime: str = "auto") -> tuple[str, float]:
     if probe is None:
         raise BundleError(bundle.path, f"{MANIFEST} probe", "is missing", "build the bundle with this affectd")
     classifier = Classifier(bundle, runtime)
-    allowed = STEPS * manifest.output.scale if manifest.output.dtype == "int8" else FLOAT_ERROR
+    allowed = _allowed(manifest)
     worst = 0.0
     for mask, rows in probe.logits.items():
         told = [classifier.logits(window) for window in made_up(manifest, mask, len(rows), probe.seed)]
@@ -56,6 +58,13 @@ def check_probe(bundle: Bundle, runtime: str = "auto") -> tuple[str, float]:
             reason = f"{mask} on {classifier.runtime}: logits differ by {error:.3g} from when it was made"
             raise BundleError(bundle.path, f"{MANIFEST} probe", reason, "use another runtime, or install this one anew")
     return classifier.runtime, worst
+
+
+def _allowed(manifest: Manifest) -> float:
+    """Largest difference of a logit that is no reason to worry."""
+    if manifest.output.dtype == "int8":
+        return STEPS * manifest.output.scale
+    return ROUNDED_ERROR if manifest.model_format == "dynamic-range" else FLOAT_ERROR
 
 
 def check_everywhere(bundle: Bundle) -> dict[str, float]:

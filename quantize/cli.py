@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from device.bundle import Bundle
+from device.bundle import MODEL_FORMATS, Bundle
 from device.errors import DeviceError
 from device.pipeline.errors import PipelineError
 from quantize.calibrate import PARITY_PER_MASK, PER_MASK
@@ -30,6 +30,7 @@ from train.errors import TrainError
 
 CACHE = Path("~/.cache/affectd/prepared").expanduser()
 """Where windows prepared from a data set are kept between runs."""
+RECIPES = ("auto", *MODEL_FORMATS)
 BAD_INPUT = 2
 """Exit code for anything the user can put right."""
 
@@ -72,7 +73,8 @@ def command() -> None:
 @click.option("--windows", default=PER_MASK, show_default=True, help="Calibration windows for each set of sensors.")
 @click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
 @click.option("--share", type=click.FloatRange(0.5, 1.0), help="Of windows that set int8 ranges (else 1, 0.99, 0.98).")
-@click.option("--force", is_flag=True, help="Write the bundle even where int8 differs too much; its card says so.")
+@click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
+@click.option("--force", is_flag=True, help="Write the bundle even where it differs too much; its card says so.")
 @click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def make(
@@ -86,11 +88,16 @@ def make(
     windows: int,
     judges: int,
     share: float | None,
+    recipe: str,
     force: bool,
     bench: str | None,
     as_json: bool,
 ) -> None:
-    """Turn CHECKPOINT into a full int8 bundle and prove it equal to the float network, for every set of sensors."""
+    """Turn CHECKPOINT into a bundle and prove it equal to the float network, for every set of sensors.
+
+    With --recipe auto every format is judged and the smallest that passes is taken (with --bench a faster one that is
+    hardly larger); --recipe int8 insists.
+    """
     say = Progress()
     say("start torch")  # seconds, hence not at the top of this file
     from quantize.calibrate import read_pool
@@ -103,17 +110,17 @@ def make(
     loaded = read_checkpoint(checkpoint)
     records = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
-    options = Options(seed, windows, judges, (share,) if share else SHARES, force)
+    options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, force)
     with _work(work) as folder:
-        built = build(loaded, pool, output, folder, results=records, options=options, on_step=say)
-        timed = {}
-        if target is not None:
-            files = built.converted.formats
-            timed = latency(target, loaded, folder / ONNX, files, built.calibration, folder, say)
+
+        def time(files: Mapping[str, Path], shown: Mapping[str, Any]) -> Mapping[str, Any]:
+            return latency(target, loaded, folder / ONNX, files, shown, folder, say) if target else {}
+
+        built = build(loaded, pool, output, folder, results=records, options=options, on_step=say, time=time)
     if as_json:
-        print(json.dumps({**built.report, **timed, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
+        print(json.dumps({**built.report, **built.timed, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
     else:
-        show(Console(), built.bundle, built.report, say.seconds, timed)
+        show(Console(), built.bundle, built.report, say.seconds, built.timed)
 
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
@@ -214,14 +221,15 @@ def _regate(bundle: Bundle, path: Path, calibration: Path, cache: Path, seed: in
     from quantize.export import export_onnx, read_checkpoint
     from quantize.package import ONNX, REPORT
     from quantize.verify import compare as run_all
-    from quantize.verify import gate
+    from quantize.verify import compare_onnx, gate, wanted_of
 
     loaded = read_checkpoint(path)
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
     trained, masks = loaded.subjects("train_subjects"), bundle.manifest.masks
     chosen = select(pool, trained, len(loaded.labels), seed=seed, masks=masks).parity
     with _work(None) as folder:
-        found = run_all(bundle, loaded.network, export_onnx(loaded, folder / ONNX), pool, chosen, say)
+        wanted = wanted_of(loaded.network, pool, chosen, bundle.manifest.temperature)
+        found = [*compare_onnx(export_onnx(loaded, folder / ONNX), wanted), *run_all(bundle, wanted, say)]
         (folder / REPORT).write_bytes(msgspec.json.encode(found))
         if failures := gate(found):
             raise GateError(failures, folder / REPORT)

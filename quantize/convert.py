@@ -1,9 +1,9 @@
-"""ONNX -> full int8 TFLite with onnx2tf, in a child process, and proof from the file itself that it is full int8.
+"""ONNX -> TFLite in five formats with onnx2tf, in a child process, and proof that each file is what it is called.
 
 Knows nothing of torch, of where calibration comes from or of bundles. The one file that imports the converter.
 
 The parent writes ``job.json`` and starts ``python -m quantize.convert job.json``; the child converts, reads the
-file's flatbuffer and writes ``result.json``. TensorFlow's memory, warnings and crashes stay in the child.
+files' flatbuffers and writes ``result.json``. TensorFlow's memory, warnings and crashes stay in the child.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from device.bundle import TensorSpec
+from device.bundle import MODEL_FORMATS, TensorSpec
 from quantize.errors import ConvertError
 
 Floats32 = npt.NDArray[np.float32]
@@ -38,21 +37,27 @@ N_LAST_LINES = 12
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """Terminal colours, which the converter writes into its log."""
 REMEDY_LOG = "its last words say what it could not do"
+REMEDY_LAYERS = "write the network with layers that survive (train/models/blocks.py)"
 LOG, JOB, RESULT = "convert.log", "job.json", "result.json"
-SUFFIX = "_full_integer_quant.tflite"
-"""What onnx2tf calls its int8 file with int8 inputs and outputs."""
-FLOAT_SUFFIX = "_float32.tflite"
-"""What it calls the float file that it writes on the way."""
-FORMATS = {"int8": SUFFIX, "float32": FLOAT_SUFFIX, "dynamic range": "_dynamic_range_quant.tflite"}
-"""Of the files that come out, for those who compare them; the bundle holds the first."""
-INTEGER = ("INT8", "INT32", "INT64", "BOOL")
-"""Tensor types a full int8 network may hold: int8 data, int32 biases, integer shapes."""
+INTEGER = ("INT8", "INT16", "INT32", "INT64", "BOOL")
+"""Tensor types a network without float may hold: data, biases, shapes."""
+
+
+SUFFIXES = {
+    "int8": "_full_integer_quant.tflite",
+    "int8x16": "_full_integer_quant_with_int16_act.tflite",
+    "dynamic-range": "_dynamic_range_quant.tflite",
+    "float16": "_float16.tflite",
+    "float32": "_float32.tflite",
+}
+"""What onnx2tf calls its file of each of the bundle's formats."""
 STAGES = {
     "Model conversion started": "operators",
     "saved_model output started": "TensorFlow graph",
     "Float32 tflite output complete": "float file",
     "Signature information": "int8 ranges",
     "Full INT8 Quantization tflite output complete": "int8 file",
+    "Full INT8 Quantization with int16 activations tflite output complete": "int8 file with int16 activations",
 }
 """Piece of the converter's log -> what it has begun or done, for the progress line."""
 OPTIONS: dict[str, Any] = {
@@ -61,7 +66,7 @@ OPTIONS: dict[str, Any] = {
     "quant_type": "per-channel",  # weights: one scale per output channel
     "input_quant_dtype": "int8",
     "output_quant_dtype": "int8",
-    "output_dynamic_range_quantized_tflite": True,  # for comparison
+    "output_dynamic_range_quantized_tflite": True,
     "output_signaturedefs": False,  # the names of the ONNX inputs reach the signature without it
     "output_h5": False,
     "output_keras_v3": False,
@@ -146,30 +151,27 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 class _Job(msgspec.Struct):
-    """What the child does: convert and inspect, or inspect alone."""
+    """What the child does."""
 
     result: str
-    tflite: str
-    onnx: str = ""
-    folder: str = ""
-    calibration: dict[str, str] = {}
+    onnx: str
+    folder: str
+    files: dict[str, str]
+    """By format."""
+    calibration: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A TFLite file that has passed :func:`check`, or its float twin."""
+    """One TFLite file."""
 
+    format: str
+    """A key of ``SUFFIXES``."""
     path: Path
     inspection: Inspection
+    wrong: tuple[str, ...]
+    """What is not as its format says; empty where it can be used."""
     log: Path
-    seconds: float
-
-    @property
-    def formats(self) -> dict[str, Path]:
-        """The file and its siblings, by format."""
-        stem = self.path.name.removesuffix(SUFFIX).removesuffix(FLOAT_SUFFIX)
-        beside = {name: self.path.with_name(stem + suffix) for name, suffix in FORMATS.items()}
-        return {name: path for name, path in beside.items() if path.is_file()}
 
     @property
     def model(self) -> bytes:
@@ -198,58 +200,51 @@ def convert(
     folder: Path,
     on_stage: Callable[[str], None] = lambda _: None,
     n_outputs: int = 1,
-) -> Converted:
-    """Convert an ONNX file to full int8; raises ConvertError with the converter's last lines.
+) -> dict[str, Converted]:
+    """Convert an ONNX file; one file for each of ``SUFFIXES``, in that order. Raises ConvertError with the last lines.
 
     ``calibration`` holds each of the file's inputs as the network sees it, ecg and eda (n, n_chans, n_times) and mask
     (n, 2); ``folder`` gets every intermediate file and the log; ``on_stage`` hears what the converter is at.
     """
-    begin = time.monotonic()
     folder = folder.absolute()  # the child runs in it
     folder.mkdir(parents=True, exist_ok=True)
-    paths = _save_calibration(calibration, folder)
-    tflite, log = folder / "tflite" / f"{onnx.stem}{SUFFIX}", folder / LOG
-    tflite.unlink(missing_ok=True)
-    job = _Job(str(folder / RESULT), str(tflite), str(onnx.absolute()), str(tflite.parent), paths)
-    inspection = _run_child(job, folder, log, on_stage)
-    check(inspection, {name: _file_shape(array) for name, array in calibration.items()}, log, n_outputs)
-    return Converted(tflite, inspection, log, time.monotonic() - begin)
+    made, log = folder / "tflite", folder / LOG
+    files = {name: made / f"{onnx.stem}{suffix}" for name, suffix in SUFFIXES.items()}
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    names = {name: str(path) for name, path in files.items()}
+    job = _Job(str(folder / RESULT), str(onnx.absolute()), str(made), names, _save_calibration(calibration, folder))
+    shapes = {name: _file_shape(array) for name, array in calibration.items()}
+    found = _run_child(job, folder, log, on_stage)
+    return {
+        name: Converted(name, path, found[name], tuple(faults(found[name], name, shapes, n_outputs)), log)
+        for name, path in files.items()
+    }
 
 
-def float_twin(int8: Converted) -> Converted:
-    """The same network in float32, which the converter wrote on the way; raises ConvertError."""
-    path = int8.path.with_name(int8.path.name.replace(SUFFIX, FLOAT_SUFFIX))
-    inspection = inspect(path, int8.log.parent)
-    wanted = {name: tensor.shape for name, tensor in int8.inspection.inputs.items()}
-    found = {name: tensor.shape for name, tensor in inspection.inputs.items() if tensor.dtype == "float32"}
-    if found != wanted:
-        raise ConvertError(f"the float file has inputs {found} where {wanted} are due", REMEDY_LOG, int8.log)
-    return Converted(path, inspection, int8.log, int8.seconds)
+def usable(file: Converted) -> Converted:
+    """The file itself; raises ConvertError where it is not what its format says."""
+    if file.wrong:
+        raise ConvertError(f"{file.format}: {file.wrong[0]}", REMEDY_LAYERS, file.log)
+    return file
 
 
-def inspect(tflite: Path, folder: Path) -> Inspection:
-    """Read a TFLite file's flatbuffer in a child process; ``folder`` gets the log."""
-    folder = folder.absolute()
-    job = _Job(str(folder / RESULT), str(tflite.absolute()))
-    return _run_child(job, folder, folder / "inspect.log", lambda _: None)
-
-
-def check(inspection: Inspection, shapes: Mapping[str, tuple[int, ...]], log: Path, n_outputs: int = 1) -> None:
-    """Raise ConvertError unless the file is int8 from input to output, with our inputs in the shapes given."""
-    remedy = "write the network with layers that survive (train/models/blocks.py)"
+def faults(
+    inspection: Inspection, form: str, shapes: Mapping[str, tuple[int, ...]], n_outputs: int = 1
+) -> Iterator[str]:
+    """What keeps a file from being used as one of its format, with our inputs in the shapes given."""
+    due_type = MODEL_FORMATS[form]
     found = {name: tensor.shape for name, tensor in inspection.inputs.items()}
     if found != dict(shapes) or len(inspection.outputs) != n_outputs:
         has, due = f"{found} and {len(inspection.outputs)} outputs", f"{dict(shapes)} and {n_outputs}"
-        reason = f"the file has inputs {has} where {due} are due"
-        raise ConvertError(reason, remedy, log)
-    if inspection.float_operators:
-        reason = f"float operators are left: {'; '.join(inspection.float_operators[:5])}"
-        raise ConvertError(reason, remedy, log)
+        yield f"the file has inputs {has} where {due} are due"
+    if due_type != "float32" and inspection.float_operators:
+        yield f"float operators are left: {'; '.join(inspection.float_operators[:5])}"
     if inspection.foreign:
-        raise ConvertError(f"operators no runtime has: {', '.join(inspection.foreign)}", remedy, log)
+        yield f"operators no runtime has: {', '.join(inspection.foreign)}"
     for name, tensor in {**inspection.inputs, **inspection.outputs}.items():
-        if tensor.dtype != "int8" or not tensor.scale > 0:
-            raise ConvertError(f"{name} is {tensor.dtype} with scale {tensor.scale}, not int8", remedy, log)
+        if tensor.dtype != due_type or (tensor.scale > 0) == (due_type == "float32"):
+            yield f"{name} is {tensor.dtype} with scale {tensor.scale}, not {due_type}"
 
 
 def _save_calibration(calibration: Mapping[str, Floats32], folder: Path) -> dict[str, str]:
@@ -268,8 +263,8 @@ def _file_shape(array: Floats32) -> tuple[int, ...]:
     return (1, 1, array.shape[2], array.shape[1]) if array.ndim == 3 else (1, array.shape[1])
 
 
-def _run_child(job: _Job, folder: Path, log: Path, on_stage: Callable[[str], None]) -> Inspection:
-    """Run a job in a child, its output going to the log; raises ConvertError unless it leaves a result."""
+def _run_child(job: _Job, folder: Path, log: Path, on_stage: Callable[[str], None]) -> dict[str, Inspection]:
+    """Run a job in a child, its output going to the log; raises ConvertError unless every file is there."""
     job_path, result = folder / JOB, Path(job.result)
     result.unlink(missing_ok=True)
     job_path.write_bytes(msgspec.json.encode(job))
@@ -280,9 +275,11 @@ def _run_child(job: _Job, folder: Path, log: Path, on_stage: Callable[[str], Non
     if code != 0:
         died = f"was killed by signal {-code}" if code < 0 else f"stopped with exit code {code}"
         raise ConvertError(f"the converter {died}", REMEDY_LOG, log, last)
-    if not Path(job.tflite).is_file() or not result.is_file():
-        raise ConvertError("the converter ended without an error and wrote no int8 file", REMEDY_LOG, log, last)
-    return msgspec.json.decode(result.read_bytes(), type=Inspection)
+    missing = [name for name, path in job.files.items() if not Path(path).is_file()]
+    if missing or not result.is_file():
+        reason = f"the converter ended without an error and wrote no {' and no '.join(missing or [RESULT])}"
+        raise ConvertError(reason, REMEDY_LOG, log, last)
+    return msgspec.json.decode(result.read_bytes(), type=dict[str, Inspection])
 
 
 def _watch(command: list[str], folder: Path, log: Path, on_stage: Callable[[str], None]) -> int:
@@ -340,9 +337,10 @@ def _child(job_path: Path) -> None:
     """Do the job."""
     sys.addaudithook(_refuse_network)
     job = msgspec.json.decode(job_path.read_bytes(), type=_Job)
-    if job.onnx:
-        _onnx2tf(job)
-    Path(job.result).write_bytes(msgspec.json.encode(_inspect(Path(job.tflite).read_bytes())))
+    _onnx2tf(job)
+    there = {name: path for name, path in job.files.items() if Path(path).is_file()}
+    found = {name: _inspect(Path(path).read_bytes()) for name, path in there.items()}
+    Path(job.result).write_bytes(msgspec.json.encode(found))
 
 
 def _refuse_network(event: str, _: tuple[Any, ...]) -> None:
@@ -377,15 +375,25 @@ def _inspect(data: bytes) -> Inspection:
     codes = [_operator(code, names) for code in model.operatorCodes]
     used = [(codes[op.opcodeIndex], [i for i in (*op.inputs, *op.outputs) if i >= 0]) for op in graph.operators]
     mixed = [(op, sorted({types[graph.tensors[i].type] for i in tensors} - {*INTEGER})) for op, tensors in used]
-    signature = model.signatureDefs[0]
+    inputs, outputs = _named(model, graph)
     return Inspection(
-        inputs={m.name.decode(): _tensor(graph.tensors[m.tensorIndex], types) for m in signature.inputs},
-        outputs={m.name.decode(): _tensor(graph.tensors[m.tensorIndex], types) for m in signature.outputs},
+        inputs={name: _tensor(graph.tensors[i], types) for name, i in inputs.items()},
+        outputs={name: _tensor(graph.tensors[i], types) for name, i in outputs.items()},
         operators=dict(Counter(op for op, _ in used)),
         foreign=tuple(sorted({op for op, _ in used if op.startswith(("Flex", "CUSTOM"))})),
         float_operators=tuple(f"{op}: {', '.join(kinds)}" for op, kinds in mixed if kinds),
         dtypes=dict(Counter(types[tensor.type] for tensor in graph.tensors)),
     )
+
+
+def _named(model: Any, graph: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Tensors of inputs and outputs by their names in the signature; by their own where a format comes without one."""
+    if not model.signatureDefs:
+        names = [tensor.name.decode() for tensor in graph.tensors]
+        return {names[i]: i for i in graph.inputs}, {names[i]: i for i in graph.outputs}
+    signature = model.signatureDefs[0]
+    inputs, outputs = ({m.name.decode(): m.tensorIndex for m in side} for side in (signature.inputs, signature.outputs))
+    return inputs, outputs
 
 
 def _operator(code: Any, names: Mapping[int, str]) -> str:
@@ -399,11 +407,11 @@ def _operator(code: Any, names: Mapping[int, str]) -> str:
 def _tensor(tensor: Any, types: Mapping[int, str]) -> TensorSpec:
     """One input or output as the bundle's manifest wants it."""
     quantized = tensor.quantization is not None and tensor.quantization.scale is not None
-    dtype: Literal["int8", "float32"] = "int8" if types[tensor.type] == "INT8" else "float32"
+    dtypes: dict[str, Literal["int8", "int16"]] = {"INT8": "int8", "INT16": "int16"}
     return TensorSpec(
         name=tensor.name.decode(),
         shape=tuple(int(n) for n in tensor.shape),
-        dtype=dtype,
+        dtype=dtypes.get(types[tensor.type], "float32"),
         scale=float(tensor.quantization.scale[0]) if quantized else 0.0,
         zero_point=int(tensor.quantization.zeroPoint[0]) if quantized else 0,
     )

@@ -20,7 +20,7 @@ from device.bundle import DISCLAIMER, masks_of, write_bundle
 from device.inference import Answer, Classifier
 from device.pipeline.spec import MODALITIES
 from quantize.calibrate import Pool, calibration_inputs, select
-from quantize.convert import convert
+from quantize.convert import convert, usable
 from quantize.errors import ResultsError
 from quantize.export import Checkpoint, export_onnx, read_checkpoint
 from quantize.package import draft_manifest
@@ -108,7 +108,7 @@ def int8_classifier(checkpoint: Checkpoint, pool: Pool, folder: Path) -> Classif
     inputs = calibration_inputs(pool, chosen, checkpoint.spec)
     shown = {name: inputs[name] for name in checkpoint.inputs}
     onnx = export_onnx(checkpoint, folder / "model.onnx")
-    converted = convert(onnx, shown, folder, n_outputs=len(checkpoint.outputs))
+    converted = usable(convert(onnx, shown, folder, n_outputs=len(checkpoint.outputs))[RUNTIME])
     manifest = draft_manifest(checkpoint, converted)
     return Classifier(write_bundle(folder / "fold.affect", manifest, converted.model, DISCLAIMER, {}))
 

@@ -13,8 +13,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from device.bundle import MODEL, Bundle, TensorSpec
-from device.inference import INT8_MAX, INT8_MIN
+from device.bundle import MODEL, Bundle, TensorSpec, stored_range
 from quantize.report import MASK_WORDS
 
 
@@ -53,10 +52,11 @@ def _tensors(bundle: Bundle) -> Table:
 
 
 def span(tensor: TensorSpec) -> tuple[float | None, float | None]:
-    """The least and greatest real value that an int8 tensor can hold; None for float."""
-    if tensor.dtype != "int8":
+    """The least and greatest real value that an integer tensor can hold; None for float."""
+    if tensor.dtype == "float32":
         return None, None
-    return (INT8_MIN - tensor.zero_point) * tensor.scale, (INT8_MAX - tensor.zero_point) * tensor.scale
+    low, high = (tensor.scale * (edge - tensor.zero_point) for edge in stored_range(tensor))
+    return low, high
 
 
 def _operators(bundle: Bundle) -> Table:
@@ -97,7 +97,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "name": m.name,
         "task": m.task,
         "labels": ", ".join(m.labels),
-        "network": f"{model.get('name', '')} {m.output.dtype}".strip(),
+        "network": f"{model.get('name', '')} {m.model_format or m.output.dtype}".strip(),
         "bytes": str(len(bundle.model)),
         "operators": str(sum(model.get("operators", {}).values())),
         "in float": str(len(model.get("float_operators", ()))),

@@ -17,6 +17,7 @@ import msgspec
 
 from device.bundle import (
     DISCLAIMER,
+    MODEL_FORMATS,
     Bundle,
     Manifest,
     Parity,
@@ -26,7 +27,7 @@ from device.bundle import (
     masks_of,
     write_bundle,
 )
-from device.inference import Classifier
+from device.inference import RUNTIMES, Classifier
 from device.selftest import probe_of
 from device.space import Space
 from quantize.calibrate import (
@@ -40,12 +41,24 @@ from quantize.calibrate import (
     select,
     summary,
 )
-from quantize.convert import Converted, convert, float_twin
+from quantize.convert import Converted, convert, usable
+from quantize.corners import Corner, corners
 from quantize.errors import GateError, ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, run_torch
 from quantize.graph import check_graph
 from quantize.report import card
-from quantize.verify import MAX_DROP, MIN_AGREEMENT, Comparison, compare, gate, parity
+from quantize.verify import (
+    MAX_DROP,
+    MAX_ECE_CHANGE,
+    MIN_AGREEMENT,
+    Comparison,
+    compare,
+    compare_onnx,
+    gate,
+    parity,
+    refusals,
+    wanted_of,
+)
 from train.errors import CheckpointError
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow")
@@ -60,19 +73,35 @@ a probability grew from 0.05 to 0.12 and 0.20; on another, whose error lay in in
 ends at 0.98 is a free choice."""
 UNCALIBRATED = 1.0
 """The temperature that leaves the logits as they are."""
-ONNX, DRAFT, REPORT = "model.onnx", "draft.affect", "report.json"
+ONNX, DRAFT, REPORT = "model.onnx", ".affect", "report.json"
+AUTO, INT8 = "auto", "int8"
+FASTER, LARGER = 1.5, 1.1
+"""What a larger file must give, and may cost, to be taken for its speed; free choices."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One conversion and its judgement."""
+    """One file and its judgement."""
 
     share: float
-    converted: Converted
-    draft: Bundle
-    """The file as a bundle that says nothing of itself yet: enough to run it."""
-    found: Sequence[Comparison]
-    failures: Sequence[str]
+    file: Converted
+    draft: Bundle | None = None
+    """The file as a bundle that says nothing of itself yet: enough to run it. None where it cannot be used."""
+    found: Sequence[Comparison] = ()
+    refused: Sequence[str] = ()
+    """What runtimes say that do not take it."""
+    corners: Sequence[Corner] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """What does not hold; empty where it passes."""
+        at_corners = (failure for it in self.corners for failure in it.failures())
+        return [*self.file.wrong, *self.refused, *gate(self.found), *at_corners]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.file.path.stat().st_size
 
 
 class LosoRecord(msgspec.Struct, frozen=True):
@@ -107,8 +136,14 @@ class Options:
     """Parity windows per mask."""
     shares: tuple[float, ...] = SHARES
     """Shares of the calibration windows that set the int8 ranges, tried in turn until one passes the gate."""
+    recipe: str = AUTO
+    """The format to make, a key of ``MODEL_FORMATS``; or ``auto``: judge them all and take the best that passes."""
     force: bool = False
     """Write a bundle that failed its gate; its card says so."""
+
+
+Timing = Callable[[Mapping[str, Path], Mapping[str, Floats32]], Mapping[str, Any]]
+"""Files by format and network inputs of the windows that calibrate -> what quantize.latency says of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +153,8 @@ class Built:
     bundle: Bundle
     report: Mapping[str, Any]
     """As in the bundle."""
-    converted: Converted
-    """Its model and what came out beside it, in the folder for intermediate files."""
-    calibration: Mapping[str, Floats32]
-    """Network inputs of the windows that the int8 ranges were chosen from."""
+    timed: Mapping[str, Any]
+    """What ``time`` has said."""
 
 
 def build(
@@ -133,66 +166,114 @@ def build(
     results: Sequence[Mapping[str, Any]] = (),
     options: Options | None = None,
     on_step: Callable[[str], None] = lambda _: None,
+    time: Timing = lambda files, windows: {},
 ) -> Built:
     """Export, convert, compare and write the bundle; intermediate files stay in ``work``.
 
-    Raises QuantizeError for whatever goes wrong; GateError where int8 differs too much and ``force`` is not set.
+    Raises QuantizeError for whatever goes wrong; GateError where the file differs too much and ``force`` is not set.
     """
     options = options or Options()
     on_step("choose windows")
     blank = _without_figures(checkpoint)
     check_labels(pool, len(checkpoint.labels))
-    trained = checkpoint.subjects("train_subjects")
-    selection = select(
-        pool,
-        trained,
-        len(checkpoint.labels),
-        seed=options.seed,
-        masks=masks_of(checkpoint.modalities),
-        per_mask=options.per_mask,
-        parity_per_mask=options.parity_per_mask,
-    )
+    trained, masks = checkpoint.subjects("train_subjects"), masks_of(checkpoint.modalities)
+    sizes = {"per_mask": options.per_mask, "parity_per_mask": options.parity_per_mask}
+    selection = select(pool, trained, len(checkpoint.labels), seed=options.seed, masks=masks, **sizes)
     inputs = calibration_inputs(pool, selection, checkpoint.spec)
     on_step("export to ONNX")
     onnx = export_onnx(checkpoint, work / ONNX)
     for finding in (noticed := check_graph(onnx)):
         on_step(str(finding))
-    logits = run_torch(checkpoint.network, inputs)
-    attempts: list[_Attempt] = []
+    wanted = wanted_of(checkpoint.network, pool, selection.parity, blank.temperature)
+    peers = compare_onnx(onnx, wanted)
 
-    def attempt(share: float, converted: Converted, folder: Path) -> bool:
-        """Compare a file with the float network; whether it passes the gate."""
-        draft = write_bundle(folder / DRAFT, _filled(blank, converted), converted.model, DISCLAIMER, {})
-        found = compare(draft, checkpoint.network, onnx, pool, selection.parity, lambda m: on_step(f"compare: {m}"))
-        attempts.append(_Attempt(share, converted, draft, found, gate(found)))
-        return not attempts[-1].failures
+    def judged(share: float, file: Converted) -> _Attempt:
+        """A file beside the float network."""
+        if file.wrong:
+            return _Attempt(share, file)
+        on_step(f"compare {file.format}")
+        draft = write_bundle(file.path.with_suffix(DRAFT), _filled(blank, file), file.model, DISCLAIMER, {})
+        return _Attempt(share, file, draft, compare(draft, wanted), refusals(draft), corners(draft, checkpoint))
 
-    for share in options.shares:
-        kept = central(inputs, logits, share)
-        folder = work / f"share-{100 * share:g}"
-        on_step(f"int8 ranges of {len(kept['mask'])} windows ({share:.0%} of those chosen)")
-        shown = {name: kept[name] for name in checkpoint.inputs}
-        converted = convert(
-            onnx, shown, folder, lambda stage: on_step(f"convert to int8: {stage}"), len(checkpoint.outputs)
-        )
-        if attempt(share, converted, folder):
-            break
-    else:
-        if checkpoint.features is not None:
-            on_step("int8 does not agree well enough: the float file instead")
-            attempt(1.0, float_twin(converted), folder)
-    best = min(attempts, key=lambda attempt: len(attempt.failures))
-    report = _report(checkpoint, attempts, best, summary(pool, selection, trained), results)
+    attempts = _attempts(checkpoint, onnx, inputs, work, options, judged, on_step)
+    timed = time({a.file.format: a.file.path for a in attempts if a.draft}, inputs)
+    best, why = choose(attempts, _medians(timed), options.recipe)
+    report = _report(checkpoint, attempts, best, peers, summary(pool, selection, trained), results)
+    report["recipe"] = {"asked": options.recipe, "taken": best.file.format, "why": why}
     report["graph"] = [msgspec.to_builtins(finding) for finding in noticed]
     (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if best.failures and not options.force:
+    draft = best.draft
+    if draft is None:
+        usable(best.file)
+    if draft is None or (best.failures and not options.force):
         raise GateError(best.failures, work / REPORT)
     on_step("write the bundle")
-    figures, probe = parity(best.found), probe_of(Classifier(best.draft))
-    made = msgspec.structs.replace(_filled(blank, best.converted, figures), probe=probe)
-    return Built(
-        write_bundle(output, made, best.draft.model, card(made, report), report), report, best.converted, inputs
-    )
+    figures, probe = parity(best.found), probe_of(Classifier(draft))
+    made = msgspec.structs.replace(_filled(blank, best.file, figures), probe=probe)
+    return Built(write_bundle(output, made, draft.model, card(made, report), report), report, timed)
+
+
+def _attempts(
+    checkpoint: Checkpoint,
+    onnx: Path,
+    inputs: Mapping[str, Floats32],
+    work: Path,
+    options: Options,
+    judged: Callable[[float, Converted], _Attempt],
+    on_step: Callable[[str], None],
+) -> list[_Attempt]:
+    """The format that is asked for, over the shares until one passes; with ``auto`` int8 so, and then every other."""
+    first, others = (INT8, [f for f in MODEL_FORMATS if f != INT8]) if options.recipe == AUTO else (options.recipe, [])
+    logits = run_torch(checkpoint.network, inputs)
+    attempts: list[_Attempt] = []
+    unchanged: Mapping[str, Converted] = {}
+    for share in options.shares if MODEL_FORMATS[first] != "float32" else options.shares[:1]:
+        kept = central(inputs, logits, share)
+        on_step(f"int8 ranges of {len(kept['mask'])} windows ({share:.0%} of those chosen)")
+        shown = {name: kept[name] for name in checkpoint.inputs}
+        folder = work / f"share-{100 * share:g}"
+        files = convert(onnx, shown, folder, lambda stage: on_step(f"convert: {stage}"), len(checkpoint.outputs))
+        unchanged = unchanged or files
+        attempts.append(judged(share, files[first]))
+        if not attempts[-1].failures:
+            break
+    return attempts + [judged(options.shares[0], unchanged[name]) for name in others]
+
+
+def choose(attempts: Sequence[_Attempt], medians: Mapping[str, float], recipe: str) -> tuple[_Attempt, str]:
+    """The attempt to take, and why.
+
+    The smallest of those that pass; a larger one where it is ``FASTER`` times as fast and at most ``LARGER`` times as
+    large. ``medians`` are us of a window by format, as far as they were measured. Where none passes, the one that fails
+    least.
+    """
+    passing = sorted((a for a in attempts if not a.failures), key=lambda a: a.size)
+    if not passing:
+        return min(attempts, key=lambda a: len(a.failures)), "none passes; this one fails least"
+    best = passing[0]
+    if recipe != AUTO:
+        return best, "it was asked for"
+    rest = [a.file.format for a in passing[1:]]
+    why = f"the smallest of {len(passing)} that pass" if rest else "the only one that passes"
+    for other in passing[1:]:
+        ours, theirs = medians.get(best.file.format), medians.get(other.file.format)
+        if ours and theirs and ours >= FASTER * theirs and other.size <= LARGER * best.size:
+            why = (
+                f"{ours / theirs:.1f} times as fast as {best.file.format}, {other.size / best.size:.2f} times as large"
+            )
+            best = other
+    failed = {a.file.format: a.failures for a in attempts if a.failures}
+    kept_out = [f"{name} fails: {failures[0]}" for name, failures in failed.items() if name != best.file.format]
+    return best, "; ".join([why, *kept_out])
+
+
+def _medians(timed: Mapping[str, Any]) -> dict[str, float]:
+    """us of a window by format, on the runtime that the device takes by default, one thread."""
+    return {
+        r["format"]: r["median_us"]
+        for r in timed.get("latency", ())
+        if r["runtime"] == RUNTIMES[0] and r["threads"] == 1 and r["xnnpack"] and "median_us" in r
+    }
 
 
 def _without_figures(checkpoint: Checkpoint) -> Manifest:
@@ -242,6 +323,7 @@ def _filled(blank: Manifest, converted: Converted, figures: tuple[Parity, ...] =
         "inputs": converted.inspection.inputs,
         "output": converted.output,
         "embedding": converted.embedding,
+        "model_format": converted.format,
     }
     return msgspec.structs.replace(blank, **tensors, parity=figures or blank.parity)
 
@@ -275,18 +357,19 @@ def _report(
     checkpoint: Checkpoint,
     attempts: Sequence[_Attempt],
     best: _Attempt,
+    peers: Sequence[Comparison],
     chosen: Mapping[str, object],
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """report.json: flat figures, nothing that differs between two runs on equal input."""
-    inspection = best.converted.inspection
+    inspection = best.file.inspection
     known = (*Provenance.__struct_fields__, "created", "name", "task", "thresholds", "temperature", "space")
     return {
         "model": {
             "name": checkpoint.model_name,
             "config": dict(checkpoint.config),
-            "dtype": best.converted.output.dtype,
-            "size_bytes": len(best.converted.model),
+            "format": best.file.format,
+            "size_bytes": best.size,
             "operators": inspection.operators,
             "float_operators": list(inspection.float_operators),
             "dtypes": inspection.dtypes,
@@ -296,13 +379,28 @@ def _report(
             "failures": list(best.failures),
             "min_agreement": MIN_AGREEMENT,
             "max_balanced_accuracy_drop": MAX_DROP,
+            "max_ece_change": MAX_ECE_CHANGE,
         },
-        "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in best.found],
+        "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in (*peers, *best.found)],
+        "corners": [msgspec.to_builtins(corner) for corner in best.corners],
         "calibration_share": best.share,
-        "attempts": [{"calibration_share": a.share, "failures": list(a.failures)} for a in attempts],
+        "attempts": [_said(a) for a in attempts],
         "windows": dict(chosen),
         "training": {key: value for key, value in checkpoint.provenance.items() if key not in known},
         "results": [dict(record) for record in results],
+    }
+
+
+def _said(attempt: _Attempt) -> dict[str, Any]:
+    """One attempt in the report."""
+    return {
+        "format": attempt.file.format,
+        "calibration_share": attempt.share,
+        "size_bytes": attempt.size,
+        "float_operators": len(attempt.file.inspection.float_operators),
+        "agreement": min((c.agreement for c in attempt.found), default=None),
+        "balanced_accuracy_drop": max((c.drop for c in attempt.found), default=None),
+        "failures": attempt.failures,
     }
 
 

@@ -15,6 +15,13 @@ from rich.text import Text
 
 from device.bundle import DISCLAIMER, Bundle, Manifest, Thresholds
 
+KINDS = {
+    "int8": "weights and activations in int8",
+    "int8x16": "weights in int8 and activations in int16",
+    "dynamic-range": "weights in int8 and activations in float",
+    "float16": "weights in float16",
+    "float32": "everything in float32",
+}
 MASK_WORDS = {"ecg+eda": "ECG and EDA", "both": "ECG and EDA", "ecg": "ECG alone", "eda": "EDA alone"}
 
 
@@ -26,7 +33,7 @@ def card(manifest: Manifest, report: Mapping[str, Any]) -> str:
         ["## Intended use", *_use(manifest)],
         ["## Trained on", *_trained(manifest, report)],
         ["## Validated on", *_validated(manifest, report)],
-        [f"## {manifest.output.dtype} against float", *_parity(manifest, report)],
+        [f"## {report['model']['format']} against float", *_parity(manifest, report)],
         ["## Limits", *_limits(manifest)],
     )
     return "\n\n".join(part for section in sections for part in section) + "\n"
@@ -42,12 +49,12 @@ def _what(m: Manifest, report: Mapping[str, Any]) -> list[str]:
         else "It works from a cold start: no data of the wearer is needed beforehand."
     )
     reads = "windows" if m.features is None else f"{len(m.features.names)} features of windows"
-    kind = "Full int8 TFLite" if m.output.dtype == "int8" else "Float32 TFLite (int8 did not agree well enough)"
     return [
         f"A network ({model['name']}) that answers: {m.task}. Labels: {', '.join(m.labels)}. It reads {reads} of "
         f"{m.spec.window_s:g} s, one every {m.spec.stride_s:g} s, of {rates}; either may be absent. {mode}",
-        f"{kind}, {model['size_bytes']} bytes, {sum(model['operators'].values())} operators, of which "
-        f"{len(model['float_operators'])} in float.",
+        f"TFLite with {KINDS[model['format']]}, {model['size_bytes']} bytes, {sum(model['operators'].values())} "
+        f"operators, of which {len(model['float_operators'])} in float. "
+        f"Format {model['format']}: {report['recipe']['why']}.",
     ]
 
 
@@ -153,7 +160,7 @@ def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
 
 def _parity_table(m: Manifest) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """Header and one row per mask."""
-    header = ("sensors", "windows", "agreement", "cosine", "balanced accuracy float", "int8")
+    header = ("sensors", "windows", "agreement", "cosine", "balanced accuracy float", "this file")
     rows: list[tuple[str, ...]] = [
         (
             _sensors(m, p.mask),
@@ -206,22 +213,41 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def summary(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -> RenderableType:
     """What the terminal shows at the end."""
-    table = Table(title="int8 and ONNX against the float network", title_justify="left", box=box.SIMPLE)
+    title = f"{report['model']['format']} and ONNX against the float network"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in ("sensors", "run by", "n", "agree", "cosine", "worst", "bal.acc", "float"):
         table.add_column(column, justify="left" if column in ("sensors", "run by") else "right", no_wrap=True)
     for c in report["parity"]:
         cells = (c["agreement"], f"{c['cosine']:.4f}", c["error_max"], c["balanced_accuracy"])
         shown = (c["mask"], c["against"], c["n_windows"], *cells, c["balanced_accuracy_float"])
         table.add_row(*(_figure(cell) for cell in shown))
-    return Group(table, *_verdict(bundle, report, seconds))
+    return Group(table, _formats(report), *_verdict(bundle, report, seconds))
+
+
+def _formats(report: Mapping[str, Any]) -> Table:
+    """Every file that was judged."""
+    table = Table(title="files that were judged", title_justify="left", box=box.SIMPLE)
+    for column in ("format", "bytes", "in float", "agree", "bal.acc lost", "gate"):
+        table.add_column(column, justify="left" if column in ("format", "gate") else "right", no_wrap=column != "gate")
+    for it in report["attempts"]:
+        share = "" if it["calibration_share"] == 1 else f" {it['calibration_share']:.0%}"
+        cells = (it["size_bytes"], it["float_operators"], it["agreement"], it["balanced_accuracy_drop"])
+        table.add_row(it["format"] + share, *(_figure(cell) for cell in cells), _gate(it["failures"]))
+    return table
+
+
+def _gate(failures: Sequence[str]) -> str:
+    """The first thing that does not hold and how many more."""
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return f"{failures[0]}{more}" if failures else "passes"
 
 
 def _verdict(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -> list[Text]:
     """The last lines."""
     model, failures = report["model"], report["gate"]["failures"]
     size = f"{model['size_bytes'] / 1000:.1f} kB, {sum(model['operators'].values())} operators"
-    kind = "full int8" if model["dtype"] == "int8" else "float32, as int8 did not agree well enough"
-    lines = [Text(f"{kind}: {size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
+    taken = f"{model['format']}: {report['recipe']['why']}"
+    lines = [Text(taken), Text(f"{size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
     if report["calibration_share"] < 1:
         lines.append(Text(f"int8 ranges of the central {report['calibration_share']:.0%} of the calibration windows"))
     lines += [Text(f"gate: {failure}", style="red") for failure in failures]

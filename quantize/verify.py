@@ -1,27 +1,29 @@
-"""Parity: the same windows through torch, ONNX and the int8 file, per mask, and the gate that judges it.
+"""Parity: the same windows through torch, ONNX and a file, per mask and person, and the gate that judges it.
 
-Knows nothing of how the file was made. The int8 file runs through the device's own inference, on every runtime here.
+Knows nothing of how the file was made. The file runs through the device's own inference, on every runtime here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
+from scipy.stats import binom
 from torch import nn
 
 from device.bundle import Bundle, Parity
-from device.errors import InferenceError
+from device.errors import BundleError, DeviceError, InferenceError
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.spec import MODALITIES
 from device.space import Space
 from quantize.calibrate import Floats32, Ints, Pool
 from quantize.export import embed_torch, run_onnx, run_torch
-from train.metrics import balanced_accuracy
+from train.metrics import balanced_accuracy, ece, subject_bootstrap
 from train.models.emobed import EmoBed
 
 Floats = npt.NDArray[np.float64]
@@ -30,6 +32,11 @@ MIN_AGREEMENT = 0.98
 """Least share of windows with the float network's label (DESIGN.md, numbers to hold)."""
 MAX_DROP = 0.01
 """Largest loss of balanced accuracy, 1 point (same place)."""
+MAX_ECE_CHANGE = 0.02
+"""Largest growth of the expected calibration error; a free choice, well below the 0.05 that it is held to."""
+CHANCE = 0.01
+"""A person fails where so few of his windows agree that ``MIN_AGREEMENT`` would give it less often than this, over all
+people of a mask together."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +59,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Of this implementation."""
     familiar_agreement: float | None = None
     """Share of windows held for familiar, or for strange, by both; None for a network without a space."""
+    drop_ci95: tuple[float, float]
+    """Of the mean over people of the balanced accuracy lost, by bootstrap over them."""
+    subjects: dict[str, float]
+    """Agreement of each person's windows."""
+    subjects_failed: tuple[str, ...]
+    """Whose agreement is too low to be chance."""
+    ece_change: float
+    """Of the expected calibration error, the temperature of the mask applied; more than 0 is worse."""
 
     @property
     def drop(self) -> float:
@@ -68,7 +83,41 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             found.append(f"{place}: balanced accuracy drops by {self.drop:.3f} > {MAX_DROP}")
         if self.familiar_agreement is not None and not self.familiar_agreement >= MIN_AGREEMENT:
             found.append(f"{place}: agreement on what is familiar {self.familiar_agreement:.3f} < {MIN_AGREEMENT}")
+        if self.subjects_failed:
+            each = ", ".join(f"{subject} {self.subjects[subject]:.3f}" for subject in self.subjects_failed)
+            found.append(f"{place}: agreement too low for chance on {each}")
+        if not self.ece_change <= MAX_ECE_CHANGE:
+            found.append(f"{place}: calibration error grows by {self.ece_change:.3f} > {MAX_ECE_CHANGE}")
         return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What the float network makes of the windows that judge one mask."""
+
+    mask: str
+    inputs: Mapping[str, Floats32]
+    labels: Ints
+    subjects: npt.NDArray[np.str_]
+    temperature: float
+    logits: Floats32
+    """(n, n_outputs)."""
+    embeddings: Floats32 | None
+    """(n, size) where the network has a space."""
+
+
+def wanted_of(
+    network: nn.Module, pool: Pool, chosen: Mapping[str, Ints], temperature: Mapping[str, float]
+) -> list[Wanted]:
+    """Of each mask that ``temperature`` has; ``chosen`` says which windows."""
+    found = []
+    for mask, value in temperature.items():
+        inputs = pool.inputs(chosen[mask], mask)
+        embeddings = embed_torch(network, inputs) if isinstance(network, EmoBed) else None
+        logits = run_torch(network, inputs)
+        who = pool.subjects[chosen[mask]]
+        found.append(Wanted(mask, inputs, pool.labels[chosen[mask]], who, value, logits, embeddings))
+    return found
 
 
 def run_int8(classifier: Classifier, inputs: Mapping[str, Floats32], mask: str) -> tuple[Floats32, Floats32]:
@@ -82,41 +131,49 @@ def run_int8(classifier: Classifier, inputs: Mapping[str, Floats32], mask: str) 
 
 def classifiers(bundle: Bundle) -> list[Classifier]:
     """The bundle on every runtime that works here; raises InferenceError where none does."""
-    found, reasons = [], []
+    found, reasons = _tried(bundle)
+    if not found:
+        raise InferenceError("; ".join(map(str, reasons)), "install one of them")
+    return found
+
+
+def refusals(bundle: Bundle) -> list[str]:
+    """What each runtime says that is here and does not take the file."""
+    return [error.reason for error in _tried(bundle)[1] if isinstance(error, BundleError)]
+
+
+def _tried(bundle: Bundle) -> tuple[list[Classifier], list[DeviceError]]:
+    found: list[Classifier] = []
+    errors: list[DeviceError] = []
     for runtime in RUNTIMES:
         try:
             found.append(Classifier(bundle, runtime))
-        except InferenceError as error:
-            reasons.append(str(error))
-    if not found:
-        raise InferenceError("; ".join(reasons), "install one of them")
-    return found
+        except (InferenceError, BundleError) as error:
+            errors.append(error)
+    return found, errors
 
 
 def compare(
-    bundle: Bundle,
-    network: nn.Module,
-    onnx: Path,
-    pool: Pool,
-    chosen: Mapping[str, Ints],
-    on_mask: Callable[[str], None] = lambda _: None,
+    bundle: Bundle, wanted: Sequence[Wanted], on_mask: Callable[[str], None] = lambda _: None
 ) -> list[Comparison]:
-    """Every implementation against torch for each mask; ``chosen`` says which windows of which mask."""
-    runs = classifiers(bundle)
+    """The bundle on every runtime here against the float network, for each mask."""
+    runs, space = classifiers(bundle), bundle.manifest.space
     found = []
-    for mask in bundle.manifest.masks:
-        on_mask(mask)
-        inputs, labels = pool.inputs(chosen[mask], mask), pool.labels[chosen[mask]]
-        wanted = run_torch(network, inputs)
-        found.append(comparison(mask, "onnxruntime", wanted, run_onnx(onnx, inputs), labels))
+    for one in wanted:
+        on_mask(one.mask)
         for classifier in runs:
-            got, embeddings = run_int8(classifier, inputs, mask)
-            judged = comparison(mask, classifier.runtime, wanted, got, labels)
-            if isinstance(network, EmoBed) and (space := bundle.manifest.space):
-                alike = _familiar(space, embed_torch(network, inputs), mask) == _familiar(space, embeddings, mask)
+            got, embeddings = run_int8(classifier, one.inputs, one.mask)
+            judged = comparison(one, classifier.runtime, got)
+            if one.embeddings is not None and space is not None:
+                alike = _familiar(space, one.embeddings, one.mask) == _familiar(space, embeddings, one.mask)
                 judged = msgspec.structs.replace(judged, familiar_agreement=float(alike.mean()))
             found.append(judged)
     return found
+
+
+def compare_onnx(onnx: Path, wanted: Sequence[Wanted]) -> list[Comparison]:
+    """The ONNX file under onnxruntime against the float network, for each mask."""
+    return [comparison(one, "onnxruntime", run_onnx(onnx, one.inputs)) for one in wanted]
 
 
 def _familiar(space: Space, embeddings: Floats32, mask: str) -> npt.NDArray[np.bool_]:
@@ -124,20 +181,36 @@ def _familiar(space: Space, embeddings: Floats32, mask: str) -> npt.NDArray[np.b
     return np.asarray(space.distance(embeddings, mask) <= space.max_distance[mask])
 
 
-def comparison(mask: str, against: str, wanted: Floats32, got: Floats32, labels: Ints) -> Comparison:
-    """Figures of ``got`` against ``wanted``, logits (n, n_outputs) both."""
-    first, second = wanted.astype(np.float64), got.astype(np.float64)
+def comparison(wanted: Wanted, against: str, got: Floats32) -> Comparison:
+    """Figures of logits (n, n_outputs) against the float network's."""
+    labels = wanted.labels
+    first, second = wanted.logits.astype(np.float64), got.astype(np.float64)
+    same = first.argmax(1) == second.argmax(1)
+    sure = [softmax(logits / wanted.temperature, axis=1) for logits in (first, second)]
+    people = {str(subject): wanted.subjects == subject for subject in np.unique(wanted.subjects)}
+    lost = [
+        balanced_accuracy(labels[of], first[of]) - balanced_accuracy(labels[of], second[of]) for of in people.values()
+    ]
     return Comparison(
-        mask=mask,
+        mask=wanted.mask,
         against=against,
         n_windows=len(labels),
-        agreement=float((first.argmax(1) == second.argmax(1)).mean()),
+        agreement=float(same.mean()),
         cosine=float(_cosine(first, second).mean()),
         error_max=float(np.abs(first - second).max()),
         probability_error_max=float(np.abs(softmax(first, axis=1) - softmax(second, axis=1)).max()),
         balanced_accuracy_float=balanced_accuracy(labels, first),
         balanced_accuracy=balanced_accuracy(labels, second),
+        drop_ci95=subject_bootstrap(lost),
+        subjects={subject: float(same[of].mean()) for subject, of in people.items()},
+        subjects_failed=tuple(s for s, of in people.items() if _too_low(same[of], len(people))),
+        ece_change=ece(labels, sure[1]) - ece(labels, sure[0]),
     )
+
+
+def _too_low(same: npt.NDArray[np.bool_], n_people: int) -> bool:
+    """Whether a person's windows agree less often than ``MIN_AGREEMENT`` gives by chance, over ``n_people``."""
+    return bool(binom.cdf(int(same.sum()), len(same), MIN_AGREEMENT) < CHANCE / n_people)
 
 
 def gate(comparisons: Sequence[Comparison]) -> list[str]:

@@ -28,7 +28,7 @@ ECG = StreamInfo("polar-pmd-ecg", "ecg", ("ecg",), "mV", 0.001, 130.0, 0.05, 1e9
 EDA = StreamInfo("open-eda", "eda", ("eda",), "uS", 0.001, 8.0, 0.02, 1e6, 32, "first")
 FREE_TABLES = ("provenance.packages",)
 """Tables whose keys are not fixed."""
-LATER = (("features",), ("embedding",), ("space",), ("probe",))
+LATER = (("features",), ("embedding",), ("space",), ("model_format",), ("probe",))
 """Keys that bundles from before them lack, and are read without."""
 FEATURES = {"names": ["hr_mean", "rmssd", "ln_tonic"], "center": [75, 40, 1], "scale": [10, 20, 0.5]}
 

@@ -330,7 +330,7 @@ def test_arrays_of_another_shape_are_refused(bundle: Bundle, shape: tuple[int, .
         Classifier(bundle).logits({"eda": np.zeros(shape, np.float32)})
 
 
-def test_where_int8_cannot_follow_the_float_file_is_taken(made: Made, tmp_path: Path) -> None:
+def test_where_int8_cannot_follow_the_smallest_file_that_can_is_taken(made: Made, tmp_path: Path) -> None:
     """Both logits ride on one large number, whose int8 steps are coarser than what tells them apart."""
     student = Student(made.distilled.student.config)
     student.load_state_dict(made.distilled.student.state_dict())
@@ -341,8 +341,8 @@ def test_where_int8_cannot_follow_the_float_file_is_taken(made: Made, tmp_path: 
     bundle = make_bundle(made, replace(made.distilled, student=student.eval()), tmp_path)
     assert bundle.manifest.output.dtype == bundle.manifest.inputs["ecg"].dtype == "float32"
     assert {p.mask: p.agreement for p in bundle.manifest.parity} == dict.fromkeys(BUNDLE_MASKS, 1.0)
-    assert "Float32 TFLite" in bundle.card
+    assert bundle.manifest.model_format != "int8" and "int8 fails: " in bundle.report["recipe"]["why"]
     data = made.windows[1]
     probabilities = Classifier(bundle).answer(feature_input(data, SPEC, made.distilled.features).arrays).probability
     inputs = scaled(features(data, SPEC)[None], np.ones((1, 2), bool), made.distilled.features, SPEC.clip)
-    assert probabilities == pytest.approx(predict(student, inputs)[0], abs=1e-3)
+    assert probabilities == pytest.approx(predict(student, inputs)[0], abs=0.02)

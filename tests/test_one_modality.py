@@ -17,7 +17,7 @@ from device.errors import BundleError, InferenceError
 from device.inference import Classifier
 from device.pipeline.spec import MODALITIES
 from quantize.export import Checkpoint, export_onnx, read_checkpoint
-from quantize.package import build
+from quantize.package import INT8, Options, build
 from quantize.verify import MIN_AGREEMENT
 from train.augment import NONE
 from train.fit import FitConfig, fit, save_checkpoint
@@ -35,7 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Checkpoint]:
     model = fit(make_people(TRAINED), TRAINED, config, SMALL, 0).model
     save_checkpoint(folder / "ecg.pt", model, SPEC, ("rest", "task"), checkpoint_tree(model)["provenance"])
     checkpoint = read_checkpoint(folder / "ecg.pt")
-    return build(checkpoint, make_pool([*TRAINED, HELD_OUT]), folder / "ecg.affect", folder).bundle, checkpoint
+    pool, options = make_pool([*TRAINED, HELD_OUT]), Options(recipe=INT8)
+    return build(checkpoint, pool, folder / "ecg.affect", folder, options=options).bundle, checkpoint
 
 
 @pytest.fixture(scope="module")

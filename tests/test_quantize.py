@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,19 +19,33 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tests_support import reference_data
 
-from device.bundle import DISCLAIMER, MASKS, Bundle, read_bundle
+from device.bundle import DISCLAIMER, MASKS, MODEL_FORMATS, Bundle, TensorSpec, read_bundle
 from device.inference import RUNTIMES, Classifier
 from device.pipeline.model_input import model_input
 from device.pipeline.spec import default_spec
+from device.selftest import check_everywhere, probe_of
 from device.space import Space
 from quantize.calibrate import Pool, balanced, calibration_inputs, central, check_no_leak, read_pool, select
 from quantize.cli import explain, main
-from quantize.convert import convert, inspect
+from quantize.convert import SUFFIXES, Inspection, convert, faults
+from quantize.corners import Corner, corners, windows
 from quantize.errors import CalibrationError, ConvertError
-from quantize.export import ARGUMENTS, Checkpoint, embed_torch, export_onnx, read_checkpoint, run_onnx, run_torch
-from quantize.package import build
+from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
+from quantize.package import AUTO, INT8, Options, build, choose
 from quantize.report import timing
-from quantize.verify import MAX_DROP, MIN_AGREEMENT, compare, comparison, gate, parity, run_int8
+from quantize.verify import (
+    MAX_DROP,
+    MIN_AGREEMENT,
+    Comparison,
+    Wanted,
+    compare,
+    compare_onnx,
+    comparison,
+    gate,
+    parity,
+    run_int8,
+    wanted_of,
+)
 from train.augment import NONE
 from train.confidence import confidence, when_to_answer
 from train.fit import FORMAT, FitConfig, Network, save_checkpoint
@@ -189,10 +204,28 @@ def test_the_file_is_int8_from_end_to_end(run: Run) -> None:
     assert {tensor.dtype for tensor in (*manifest.inputs.values(), manifest.output)} == {"int8"}
 
 
-def test_float_operators_would_be_found(run: Run) -> None:
-    inspection = inspect(run.work / "share-100" / "tflite" / "model_float32.tflite", run.work)
-    assert len(inspection.float_operators) == sum(inspection.operators.values())
-    assert inspection.inputs["ecg"].dtype == "float32"
+def test_every_format_is_judged_and_int8_taken(run: Run) -> None:
+    report = read_bundle(run.bundle).report
+    found = {attempt["format"]: attempt for attempt in report["attempts"]}
+    assert list(found) == list(MODEL_FORMATS) and not any(attempt["failures"] for attempt in found.values())
+    floats = {form: attempt["float_operators"] for form, attempt in found.items()}
+    assert floats["int8"] == floats["int8x16"] == 0 and floats["float32"] == sum(report["model"]["operators"].values())
+    assert report["recipe"]["asked"] == "auto" and report["recipe"]["taken"] == report["model"]["format"] == "int8"
+    assert report["recipe"]["why"] == "the smallest of 5 that pass"
+    assert found["float32"]["agreement"] == 1.0 and found["float32"]["balanced_accuracy_drop"] == 0.0
+
+
+@pytest.mark.parametrize("form", [form for form in MODEL_FORMATS if form != "int8"])
+def test_every_format_runs_as_a_bundle(form: str, run: Run) -> None:
+    """As the tool's own draft of it: on both runtimes, near the float network, and with a test of itself."""
+    draft = read_bundle(run.work / "share-100" / "tflite" / Path("model" + SUFFIXES[form]).with_suffix(".affect"))
+    assert draft.manifest.model_format == form and draft.manifest.output.dtype == MODEL_FORMATS[form]
+    bundle = replace(draft, manifest=msgspec.structs.replace(draft.manifest, probe=probe_of(Classifier(draft))))
+    assert [*check_everywhere(bundle)] == [*RUNTIMES]
+    pool, checkpoint = read_pool(run.folder / "windows.npz", SPEC, run.folder), run.folder / "checkpoint.pt"
+    inputs = pool.inputs(np.arange(0, len(pool), 9), "ecg+eda")
+    wanted = run_torch(read_checkpoint(checkpoint).network, inputs)
+    np.testing.assert_allclose(run_int8(Classifier(bundle), inputs, "ecg+eda")[0], wanted, atol=0.05)
 
 
 def test_json_on_stdout_progress_on_stderr(run: Run) -> None:
@@ -200,14 +233,14 @@ def test_json_on_stdout_progress_on_stderr(run: Run) -> None:
     said, bundle = json.loads(line), read_bundle(run.bundle)
     assert said["bundle_sha256"] == bundle.sha256
     assert {key: said[key] for key in bundle.report} == bundle.report
-    for step in ("export to ONNX", "convert to int8: int8 file", "compare: eda"):
+    for step in ("export to ONNX", "convert: int8 file", "compare int8", "compare float32"):
         assert step in run.stderr
 
 
 def test_every_file_is_timed_beside_onnxruntime_and_torch(run: Run) -> None:
     said = json.loads(run.stdout)
     timed = {(r["runtime"], r["format"]) for r in said["latency"] if "median_us" in r}
-    assert {("ai-edge-litert", form) for form in ("int8", "float32", "dynamic range")} <= timed
+    assert {("ai-edge-litert", form) for form in MODEL_FORMATS} <= timed
     assert {("onnxruntime", "int8"), ("onnxruntime", "float32"), ("torch", "float32")} <= timed
     assert said["macs"] > 0 and all(r["peak_share"] > 0 for r in said["latency"] if "median_us" in r)
     shown = Console(width=200, record=True)
@@ -220,18 +253,20 @@ def test_parity_in_the_manifest_comes_out_again(run: Run) -> None:
     bundle, pool = read_bundle(run.bundle), read_pool(run.folder / "windows.npz", SPEC, run.folder)
     checkpoint = read_checkpoint(run.folder / "checkpoint.pt")
     chosen = select(pool, TRAINED, 2, seed=0)
-    found = compare(bundle, checkpoint.network, run.work / "model.onnx", pool, chosen.parity)
+    wanted = wanted_of(checkpoint.network, pool, chosen.parity, bundle.manifest.temperature)
+    found = [*compare_onnx(run.work / "model.onnx", wanted), *compare(bundle, wanted)]
     assert parity(found) == bundle.manifest.parity
     assert {p.mask for p in bundle.manifest.parity} == set(MASKS)
     assert gate(found) == []
     assert {c.against for c in found} == {"onnxruntime", *RUNTIMES}
+    assert all({*c.subjects} == {*TRAINED, HELD_OUT} for c in found)
 
 
 def test_another_networks_weights_fail_the_gate(run: Run) -> None:
     bundle, pool = read_bundle(run.bundle), read_pool(run.folder / "windows.npz", SPEC, run.folder)
     torch.manual_seed(1)
     chosen = select(pool, TRAINED, 2, seed=0).parity
-    found = compare(bundle, ACC(CONFIG).eval(), run.work / "model.onnx", pool, chosen)
+    found = compare(bundle, wanted_of(ACC(CONFIG).eval(), pool, chosen, bundle.manifest.temperature))
     assert {failure.split(" on ")[0] for failure in gate(found)} == set(MASKS)
 
 
@@ -268,7 +303,8 @@ def with_space(
     save_checkpoint(folder / "emobed.pt", model, SPEC, ("rest", "task"), about)
     checkpoint = read_checkpoint(folder / "emobed.pt")
     pool = read_pool(save_windows(people, folder / "windows.npz"), SPEC, folder)
-    return build(checkpoint, pool, folder / "emobed.affect", folder).bundle, pool, checkpoint
+    made = build(checkpoint, pool, folder / "emobed.affect", folder, options=Options(recipe=INT8))
+    return made.bundle, pool, checkpoint
 
 
 def test_a_network_with_a_space_keeps_it_in_int8(with_space: tuple[Bundle, Pool, Checkpoint]) -> None:
@@ -301,8 +337,7 @@ def test_another_space_fails_the_gate(with_space: tuple[Bundle, Pool, Checkpoint
             projection.bias.neg_()
         moved.head[1].weight.neg_()
     chosen = select(pool, TRAINED, 2, seed=0).parity
-    onnx = export_onnx(replace(checkpoint, network=moved), Path(checkpoint.path).with_name("moved.onnx"))
-    failures = gate(compare(bundle, moved, onnx, pool, chosen))
+    failures = gate(compare(bundle, wanted_of(moved, pool, chosen, bundle.manifest.temperature)))
     assert failures and all("familiar" in failure for failure in failures)
 
 
@@ -317,7 +352,7 @@ def test_card_says_what_it_must(run: Run) -> None:
     for p in bundle.manifest.parity:
         assert f"| {p.n_windows} | {p.agreement:.3f} | {p.cosine:.4f} |" in card
     assert bundle.report["training"]["epochs"] == 3
-    assert bundle.report["attempts"] == [{"calibration_share": 1.0, "failures": []}]
+    assert "Format int8: the smallest of 5 that pass." in " ".join(card.split())
     assert bundle.report["windows"]["calibration_subjects"] == TRAINED
 
 
@@ -502,13 +537,149 @@ def test_gate_limits() -> None:
     labels = logits.argmax(1)
     flipped = logits.copy()
     flipped[:20] *= -1  # agreement 0.98, but 2 points of balanced accuracy
-    same = comparison("ecg", "x", logits, logits, labels)
+    wanted = made_wanted(logits, labels)
+    same = comparison(wanted, "x", logits)
     assert (same.agreement, same.error_max, same.drop, same.failures()) == (1.0, 0.0, 0.0, [])
     assert same.cosine == pytest.approx(1.0)
-    (failure,) = comparison("ecg", "x", logits, flipped, labels).failures()
+    (failure,) = comparison(wanted, "x", flipped).failures()
     assert "balanced accuracy drops by 0.020" in failure
     flipped[:21] = -logits[:21]
-    assert len(comparison("ecg", "x", logits, flipped, labels).failures()) == 2
+    assert len(comparison(wanted, "x", flipped).failures()) == 2
+
+
+def made_wanted(logits: Any, labels: Any, subjects: Any = None) -> Wanted:
+    """Of a float network that says these logits."""
+    who = np.full(len(labels), "S1") if subjects is None else subjects
+    return Wanted("ecg", {}, labels, who, 1.0, logits, None)
+
+
+def made_comparison(first: Any, second: Any, labels: Any, subjects: Any) -> Comparison:
+    return comparison(made_wanted(first, labels, subjects), "x", second)
+
+
+def test_one_person_whom_the_file_fails_is_named() -> None:
+    """Few windows of many: the whole still agrees well enough, the person does not."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2000, 2)).astype(np.float32)
+    subjects = np.repeat([f"S{i}" for i in range(20)], 100)
+    worse = logits.copy()
+    worse[300:312] *= -1
+    labels = rng.integers(0, 2, 2000)
+    found = made_comparison(logits, worse, labels, subjects)
+    assert found.agreement == 0.994 and found.subjects["S3"] == 0.88 and found.subjects_failed == ("S3",)
+    assert any("too low for chance on S3 0.880" in failure for failure in found.failures())
+    worse[300:312] = logits[300:312]
+    worse[300:304] *= -1  # 96 of 100: no rarity among twenty people
+    assert made_comparison(logits, worse, labels, subjects).subjects_failed == ()
+
+
+def test_lost_calibration_fails_the_gate_though_every_label_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    logits = np.stack([np.zeros(4000), rng.normal(0, 1, 4000)], 1).astype(np.float32)
+    labels = (rng.random(4000) < 1 / (1 + np.exp(-logits[:, 1]))).astype(np.int64)  # sure as it is right
+    found = made_comparison(logits, 3 * logits, labels, np.full(4000, "S1"))
+    assert found.agreement == 1.0 and found.drop == 0.0 and found.ece_change > 0.05
+    (failure,) = found.failures()
+    assert "calibration error grows" in failure
+    assert made_comparison(3 * logits, logits, labels, np.full(4000, "S1")).failures() == []
+
+
+def test_the_interval_of_what_is_lost_is_over_people() -> None:
+    labels = np.tile([0, 1], 200)
+    logits = np.eye(2, dtype=np.float32)[labels]
+    subjects = np.repeat(["S1", "S2", "S3", "S4"], 100)
+    worse = logits.copy()
+    worse[:20] = worse[:20, ::-1]
+    low, high = made_comparison(logits, worse, labels, subjects).drop_ci95
+    assert low == 0.0 < 0.05 < high <= 0.2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What ``choose`` looks at."""
+
+    file: Any
+    size: int
+    failures: list[str]
+
+
+def candidates(**said: tuple[int, list[str]]) -> list[Any]:
+    return [
+        Candidate(SimpleNamespace(format=form.replace("_", "-")), size, failures)
+        for form, (size, failures) in said.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "medians", "taken", "why"),
+    [
+        ({"int8": (10, []), "float32": (40, [])}, {}, "int8", "the smallest of 2 that pass"),
+        ({"int8": (10, ["no"]), "float32": (40, [])}, {}, "float32", "the only one that passes; int8 fails: no"),
+        (
+            {"int8": (100, []), "float16": (108, [])},
+            {"int8": 90, "float16": 40},
+            "float16",
+            "2.2 times as fast as int8",
+        ),
+        ({"int8": (100, []), "float16": (108, [])}, {"int8": 50, "float16": 40}, "int8", "the smallest of 2"),
+        ({"int8": (100, []), "float32": (400, [])}, {"int8": 90, "float32": 4}, "int8", "the smallest of 2"),
+        ({"int8": (100, []), "float16": (108, [])}, {"float16": 40}, "int8", "the smallest of 2"),
+        ({"int8": (100, ["a", "b"]), "float16": (108, ["a"])}, {}, "float16", "none passes"),
+    ],
+)
+def test_the_recipe(said: dict[str, Any], medians: dict[str, float], taken: str, why: str) -> None:
+    best, reason = choose(candidates(**said), medians, AUTO)
+    assert best.file.format == taken and reason.startswith(why)
+
+
+def test_a_format_that_was_asked_for_is_not_changed_for_speed() -> None:
+    best, why = choose(candidates(int8=(10, [])), {"int8": 90, "float32": 1}, "int8")
+    assert (best.file.format, why) == ("int8", "it was asked for")
+
+
+def inspected(dtype: Any, scale: float, **more: Any) -> Inspection:
+    tensor = TensorSpec(name="x", shape=(1, 2), dtype=dtype, scale=scale, zero_point=0)
+    parts: dict[str, Any] = {"operators": {"ADD": 1}, "foreign": (), "float_operators": (), "dtypes": {}}
+    return Inspection(inputs={"x": tensor}, outputs={"y": tensor}, **{**parts, **more})
+
+
+@pytest.mark.parametrize(
+    ("form", "found", "fault"),
+    [
+        ("int8", inspected("int8", 0.1), None),
+        ("int8x16", inspected("int16", 0.1), None),
+        ("float16", inspected("float32", 0.0, float_operators=("ADD: FLOAT32",)), None),
+        ("int8", inspected("int8", 0.1, float_operators=("ADD: FLOAT32",)), "float operators are left: ADD: FLOAT32"),
+        ("int8x16", inspected("int8", 0.1), "x is int8 with scale 0.1, not int16"),
+        ("int8", inspected("int8", 0.0), "x is int8 with scale 0.0, not int8"),
+        ("float32", inspected("float32", 0.0, foreign=("FlexErf",)), "operators no runtime has: FlexErf"),
+    ],
+)
+def test_a_file_is_what_its_format_says(form: str, found: Inspection, fault: str | None) -> None:
+    first = next(faults(found, form, {"x": (1, 2)}), None)
+    assert first == fault
+    assert "where {'x': (1, 3)} and 1 are due" in next(faults(found, form, {"x": (1, 3)}))
+
+
+def test_corners_stay_within_what_a_device_answers() -> None:
+    for name, (is_answered, array) in windows((2, 1000), 10.0, 0.25).items():
+        assert array.shape == (2, 1000) and np.abs(array).max() <= 10.0
+        assert is_answered == ((np.abs(array) >= 10.0).mean() <= 0.25), name
+
+
+def test_another_network_is_found_at_the_corners(run: Run) -> None:
+    """A file that turns round what is certain there, or says nothing finite, is refused."""
+    bundle, checkpoint = read_bundle(run.bundle), read_checkpoint(run.folder / "checkpoint.pt")
+    assert [f for corner in corners(bundle, checkpoint) for f in corner.failures()] == []
+    assert {c.mask for c in corners(bundle, checkpoint)} == {*MASKS, "nothing"}
+    last = [module for module in checkpoint.network.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.neg_()
+        last.bias.copy_(torch.tensor([40.0, -40.0]))
+    assert any("the label has" in f for corner in corners(bundle, checkpoint) for f in corner.failures())
+    said = {"corner": "zeros", "mask": "ecg", "against": "x", "is_answered": True}
+    broken = Corner(**said, is_finite=False, probability_float=1.0, probability=float("nan"))
+    assert broken.failures() == ["zeros, ecg on x: a logit is not finite"]
 
 
 def test_the_shipped_bundle_has_passed_its_gate() -> None:
@@ -533,8 +704,8 @@ def test_the_shipped_bundles_parity_comes_out_again(tmp_path: Path) -> None:
     bundle, checkpoint = read_bundle(DEFAULT_BUNDLE), read_checkpoint(left / "acc.pt")
     pool = read_pool(data, checkpoint.spec, left / "prepared", checkpoint.provenance["task"])
     chosen = select(pool, checkpoint.subjects("train_subjects"), len(checkpoint.labels), seed=0)
-    onnx = export_onnx(checkpoint, tmp_path / "model.onnx")
-    again = {p.mask: p for p in parity(compare(bundle, checkpoint.network, onnx, pool, chosen.parity))}
+    wanted = wanted_of(checkpoint.network, pool, chosen.parity, bundle.manifest.temperature)
+    again = {p.mask: p for p in parity(compare(bundle, wanted))}
     for p in bundle.manifest.parity:  # within what another processor's rounding may move
         assert again[p.mask].n_windows == p.n_windows
         assert again[p.mask].agreement == pytest.approx(p.agreement, abs=3 / p.n_windows)
