@@ -38,12 +38,15 @@ DEFAULT_BUNDLE = Path(__file__).with_name("bundles") / "default.affect"
 """The bundle shipped with affectd."""
 FORMAT = "affectd-bundle/2"
 MANIFEST, MODEL, CARD, REPORT = PARTS = ("manifest.json", "model.tflite", "card.md", "report.json")
+PAGE = "report.html"
+"""The report as people read it; bundles from before it have none."""
 SIGNATURE = "signature.json"
 """The last part, of a bundle that somebody vouches for."""
+OPTIONAL = (PAGE, SIGNATURE)
 HASHED = (MODEL, CARD, REPORT)
 """Parts whose sha256 the manifest carries; the manifest itself is covered by the container."""
 MIB = 1 << 20
-MAX_BYTES = {MANIFEST: MIB, MODEL: 16 * MIB, CARD: MIB, REPORT: 8 * MIB, SIGNATURE: 1 << 10}
+MAX_BYTES = {MANIFEST: MIB, MODEL: 16 * MIB, CARD: MIB, REPORT: 8 * MIB, PAGE: 4 * MIB, SIGNATURE: 1 << 10}
 """Largest size of each part: over 10 x what the shipped networks need, small beside a Raspberry Pi's memory."""
 MODEL_FORMATS = {
     "int8": "int8", "int8x16": "int16", "dynamic-range": "float32", "float16": "float32", "float32": "float32",
@@ -231,6 +234,8 @@ class Bundle:
     manifest_sha256: str
     """Of the manifest, hex, which holds those of the other parts: what a signature is about."""
     signature: Signature | None = None
+    page: str = ""
+    """The report as HTML that loads nothing; empty where there is none."""
 
 
 class _Format(msgspec.Struct):
@@ -245,13 +250,13 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 def write_bundle(
-    path: str | os.PathLike[str], manifest: Manifest, model: bytes, card: str, report: Mapping[str, Any]
+    path: str | os.PathLike[str], manifest: Manifest, model: bytes, card: str, report: Mapping[str, Any], page: str = ""
 ) -> Bundle:
     """Write a bundle, hashes filled in; equal arguments give equal bytes, and a reader never sees half a file.
 
     What could not be read back is refused with BundleError before anything is written.
     """
-    parts = {MODEL: model, CARD: card.encode(), REPORT: _json(report)}
+    parts = {MODEL: model, CARD: card.encode(), REPORT: _json(report), **({PAGE: page.encode()} if page else {})}
     manifest = msgspec.structs.replace(manifest, sha256={name: _sha256(part) for name, part in parts.items()})
     data = pack({MANIFEST: _json(manifest), **parts})
     bundle = _parse(os.fspath(path), data)
@@ -335,15 +340,18 @@ def _checked(path: str, data: bytes) -> tuple[Bundle, dict[str, bytes]]:
     """Check the container from outside to inside; the bundle and its parts as they are."""
     parts = _unzip(path, data)
     manifest = _manifest(path, parts[MANIFEST])
-    for name in HASHED:
-        if manifest.sha256[name] != _sha256(parts[name]):
+    for name in (name for name in parts if name not in (MANIFEST, SIGNATURE)):
+        if manifest.sha256.get(name) != _sha256(parts[name]):
             raise BundleError(path, name, "its sha256 is not the one in manifest.json", DAMAGED)
     card, report = _card(path, parts[CARD]), _report(path, parts[REPORT])
     if data != pack(parts):
         raise BundleError(path, "zip", "its bytes are not as affectd writes them (damaged or packed anew)", DAMAGED)
     signature = _signature(path, parts[SIGNATURE]) if SIGNATURE in parts else None
-    bundle = Bundle(path, manifest, parts[MODEL], card, report, _sha256(data), _sha256(parts[MANIFEST]), signature)
-    return bundle, parts
+    if PAGE in manifest.sha256 and PAGE not in parts:
+        raise BundleError(path, PAGE, "is missing", DAMAGED)
+    page = _text(path, PAGE, parts.get(PAGE, b""))
+    hashes = _sha256(data), _sha256(parts[MANIFEST])
+    return Bundle(path, manifest, parts[MODEL], card, report, *hashes, signature, page), parts
 
 
 def _unzip(path: str, data: bytes) -> dict[str, bytes]:
@@ -362,13 +370,13 @@ def _unzip(path: str, data: bytes) -> dict[str, bytes]:
 
 
 def _check_entries(path: str, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Exactly the four parts and at most a signature, stored, none too large; before any of them is read."""
+    """Exactly the four parts and at most the optional ones, stored, none too large; before any of them is read."""
     names = [entry.filename for entry in entries]
-    for name in (*PARTS, SIGNATURE):
+    for name in (*PARTS, *OPTIONAL):
         if names.count(name) != 1 and (name in PARTS or name in names):
             raise BundleError(path, name, f"is there {names.count(name)} times where 1 is needed", DAMAGED)
     for entry in entries:
-        if entry.filename not in (*PARTS, SIGNATURE):
+        if entry.filename not in (*PARTS, *OPTIONAL):
             raise BundleError(path, ascii(entry.filename), "is no part of a bundle", DAMAGED)
         if entry.compress_type != zipfile.ZIP_STORED:
             raise BundleError(path, entry.filename, "is compressed where bundles store", DAMAGED)
@@ -428,7 +436,7 @@ def _contradictions(m: Manifest) -> Iterable[tuple[str, str]]:
         yield "parity", "n_windows must be >= 1"
     if m.surrogate_ecg != any(d.surrogate_ecg for d in m.provenance.datasets):
         yield "surrogate_ecg", f"{m.surrogate_ecg} where provenance.datasets say otherwise"
-    yield from _wrong_keys("sha256", m.sha256, HASHED)
+    yield from _wrong_keys("sha256", m.sha256, (*HASHED, *({PAGE} & m.sha256.keys())))
     if m.probe is not None:
         yield from _wrong_keys("probe.logits", m.probe.logits, m.masks)
         if not all(rows and {len(row) for row in rows} == {len(m.labels)} for rows in m.probe.logits.values()):
@@ -513,13 +521,18 @@ def _signature(path: str, raw: bytes) -> Signature:
 
 def _card(path: str, raw: bytes) -> str:
     """The card's text."""
-    try:
-        card = raw.decode()
-    except UnicodeDecodeError as error:
-        raise BundleError(path, CARD, f"is not UTF-8: byte {error.start}", REBUILD) from error
+    card = _text(path, CARD, raw)
     if DISCLAIMER_WORDS not in " ".join(card.split()):
         raise BundleError(path, CARD, f"does not say {DISCLAIMER_WORDS!r}", f"put in: {DISCLAIMER}")
     return card
+
+
+def _text(path: str, name: str, raw: bytes) -> str:
+    """A part that people read."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(path, name, f"is not UTF-8: byte {error.start}", REBUILD) from error
 
 
 def _report(path: str, raw: bytes) -> dict[str, Any]:
@@ -548,7 +561,7 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
     version, no_flags, stored, time, date = 20, 0, 0, 0, 0x21  # version 2.0 of the format; 1980-01-01 00:00
     unix, regular_file = 3 << 8 | version, 0o100644 << 16
     local, central = b"", b""
-    names = [name for name in (*PARTS, SIGNATURE) if name in parts]
+    names = [name for name in (*PARTS, *OPTIONAL) if name in parts]
     for name in names:
         data, raw_name = parts[name], name.encode()
         size = len(data)

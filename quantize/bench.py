@@ -33,6 +33,8 @@ LOW, HIGH = 10, 90
 """Percentiles beside the median."""
 MODULES = {"ai-edge-litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
 ONNXRUNTIME = "onnxruntime"
+PLAIN = "BUILTIN_WITHOUT_DEFAULT_DELEGATES"
+"""A runtime's own kernels, without XNNPACK."""
 
 
 def variants(files: Sequence[tuple[str, str]], cores: int) -> Iterator[tuple[dict[str, Any], Callable[[], Run]]]:
@@ -52,10 +54,11 @@ def _said(runtime: str, form: str, threads: int) -> dict[str, Any]:
     return {"runtime": runtime, "format": form, "threads": threads, "xnnpack": runtime in MODULES}
 
 
-def interpreter_of(path: str, runtime: str, threads: int, kernels: str = "") -> Any:
-    """A TFLite file on one of the runtimes, with other kernels than it would take: a name of its OpResolverType."""
+def interpreter_of(model: str | bytes, runtime: str, threads: int, kernels: str = "") -> Any:
+    """A TFLite file (path or content) on one of the runtimes, where ``kernels``, a name of its OpResolverType, does not
+    say otherwise with the kernels that it takes by itself."""
     module = __import__(MODULES[runtime], fromlist=["Interpreter"])
-    how: dict[str, Any] = {"model_path": path, "num_threads": threads}
+    how: dict[str, Any] = {"model_path" if isinstance(model, str) else "model_content": model, "num_threads": threads}
     if kernels:
         how["experimental_op_resolver_type"] = getattr(module.OpResolverType, kernels)
     interpreter = module.Interpreter(**how)
@@ -65,7 +68,7 @@ def interpreter_of(path: str, runtime: str, threads: int, kernels: str = "") -> 
 
 def tflite_run(path: str, runtime: str, threads: int, *, xnnpack: bool = True) -> Run:
     """A TFLite file; without XNNPACK by the runtime's own kernels."""
-    interpreter = interpreter_of(path, runtime, threads, "" if xnnpack else "BUILTIN_WITHOUT_DEFAULT_DELEGATES")
+    interpreter = interpreter_of(path, runtime, threads, "" if xnnpack else PLAIN)
     for tensor in interpreter.get_input_details():
         interpreter.set_tensor(tensor["index"], _values(tensor["shape"], tensor["dtype"]))
     return interpreter.invoke  # type: ignore[no-any-return]

@@ -128,15 +128,18 @@ BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 
 @command.command()
 @BUNDLE
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write its report as HTML here.")
 @click.option("--json", "as_json", is_flag=True, help="Print manifest and report as one JSON object.")
-def inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path, page: Path | None, as_json: bool) -> None:
     """Show what is inside BUNDLE: tensors and their ranges, operators, parity, who signed it."""
     from device.bundle import read_bundle
     from device.signing import check_signature
-    from quantize.look import inspection, tree
+    from quantize.look import inspection, page_of, tree
 
     loaded = read_bundle(bundle)
     signer = check_signature(loaded)
+    if page is not None:
+        page.write_text(page_of(loaded), encoding="utf-8")
     if as_json:
         print(json.dumps(tree(loaded)))
     else:

@@ -100,9 +100,12 @@ class McuError(QuantizeError):
 class GateError(QuantizeError):
     """The int8 network does not do what the float network does."""
 
-    def __init__(self, failures: Sequence[str], report: Path) -> None:
+    def __init__(self, failures: Sequence[str], report: Path, cause: str = "") -> None:
         self.failures = tuple(failures)
         self.report = report
         """The full report, kept so that the cause can be found."""
-        remedy = "no bundle was written; train so that int8 keeps up, or give --force"
-        super().__init__(one_line("parity gate", f"{', '.join(self.failures)}; {remedy}", f"report: {report}"))
+        self.cause = cause
+        """Where in the network most is lost, as far as it is known."""
+        remedy = "no bundle was written; train so that int8 keeps up, take --recipe auto, or give --force"
+        what = "; ".join(part for part in (", ".join(self.failures), cause, remedy) if part)
+        super().__init__(one_line("parity gate", what, f"report: {report}"))

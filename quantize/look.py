@@ -13,7 +13,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from device.bundle import MODEL, Bundle, TensorSpec, stored_range
+from device.bundle import MODEL, PAGE, Bundle, TensorSpec, stored_range
+from device.errors import BundleError
 from quantize.report import MASK_WORDS
 
 
@@ -26,6 +27,13 @@ def tree(bundle: Bundle) -> dict[str, Any]:
         "manifest": msgspec.to_builtins(bundle.manifest),
         "report": bundle.report,
     }
+
+
+def page_of(bundle: Bundle) -> str:
+    """The report as HTML; raises BundleError where the bundle has none."""
+    if not bundle.page:
+        raise BundleError(bundle.path, PAGE, "is missing", "build the bundle with this affectd-quantize")
+    return bundle.page
 
 
 def inspection(bundle: Bundle, signed: str) -> RenderableType:

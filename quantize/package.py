@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from device.bundle import (
     DISCLAIMER,
@@ -27,7 +28,7 @@ from device.bundle import (
     masks_of,
     write_bundle,
 )
-from device.inference import RUNTIMES, Classifier
+from device.inference import RUNTIMES, Classifier, file_layout
 from device.selftest import probe_of
 from device.space import Space
 from quantize.calibrate import (
@@ -41,17 +42,20 @@ from quantize.calibrate import (
     select,
     summary,
 )
-from quantize.convert import Converted, convert, usable
+from quantize.convert import SUFFIXES, Converted, convert, usable
 from quantize.corners import Corner, corners
 from quantize.errors import GateError, ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, run_torch
 from quantize.graph import check_graph
+from quantize.layers import WINDOWS, Layer, guilty, layers
+from quantize.page import page
 from quantize.report import card
 from quantize.verify import (
     MAX_DROP,
     MAX_ECE_CHANGE,
     MIN_AGREEMENT,
     Comparison,
+    Wanted,
     compare,
     compare_onnx,
     gate,
@@ -75,6 +79,7 @@ UNCALIBRATED = 1.0
 """The temperature that leaves the logits as they are."""
 ONNX, DRAFT, REPORT = "model.onnx", ".affect", "report.json"
 AUTO, INT8 = "auto", "int8"
+INTEGERS = tuple(name for name, dtype in MODEL_FORMATS.items() if dtype != "float32")
 FASTER, LARGER = 1.5, 1.1
 """What a larger file must give, and may cost, to be taken for its speed; free choices."""
 
@@ -97,6 +102,12 @@ class _Attempt:
         """What does not hold; empty where it passes."""
         at_corners = (failure for it in self.corners for failure in it.failures())
         return [*self.file.wrong, *self.refused, *gate(self.found), *at_corners]
+
+    @property
+    def twin(self) -> Path:
+        """The float file of the same conversion."""
+        path = self.file.path
+        return path.with_name(path.name.replace(SUFFIXES[self.file.format], SUFFIXES["float32"]))
 
     @property
     def size(self) -> int:
@@ -197,20 +208,24 @@ def build(
 
     attempts = _attempts(checkpoint, onnx, inputs, work, options, judged, on_step)
     timed = time({a.file.format: a.file.path for a in attempts if a.draft}, inputs)
-    best, why = choose(attempts, _medians(timed), options.recipe)
+    best, why = choose(attempts, medians := _medians(timed), options.recipe)
     report = _report(checkpoint, attempts, best, peers, summary(pool, selection, trained), results)
     report["recipe"] = {"asked": options.recipe, "taken": best.file.format, "why": why}
     report["graph"] = [msgspec.to_builtins(finding) for finding in noticed]
+    eight = next((a for a in (best, *attempts) if a.draft and a.file.format in INTEGERS), None)
+    blamed = _layers(eight, wanted[0], on_step) if eight else []
+    report["layers"] = [msgspec.to_builtins(layer) for layer in blamed]
     (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draft = best.draft
     if draft is None:
         usable(best.file)
     if draft is None or (best.failures and not options.force):
-        raise GateError(best.failures, work / REPORT)
+        raise GateError(best.failures, work / REPORT, f"most is lost in {guilty(blamed).name}" if blamed else "")
     on_step("write the bundle")
     figures, probe = parity(best.found), probe_of(Classifier(draft))
     made = msgspec.structs.replace(_filled(blank, best.file, figures), probe=probe)
-    return Built(write_bundle(output, made, draft.model, card(made, report), report), report, timed)
+    shown = page(made, report, timed, medians)
+    return Built(write_bundle(output, made, draft.model, card(made, report), report, shown), report, timed)
 
 
 def _attempts(
@@ -238,6 +253,15 @@ def _attempts(
         if not attempts[-1].failures:
             break
     return attempts + [judged(options.shares[0], unchanged[name]) for name in others]
+
+
+def _layers(attempt: _Attempt, wanted: Wanted, on_step: Callable[[str], None]) -> list[Layer]:
+    """Each operator of an integer file, shown some of the windows that judge it."""
+    on_step(f"every operator of {attempt.file.format} alone")
+    some = np.linspace(0, len(wanted.labels) - 1, min(WINDOWS, len(wanted.labels))).astype(int)
+    names = attempt.file.inspection.inputs
+    shown = [{name: file_layout(wanted.inputs[name][i]) for name in names} for i in some]
+    return layers(attempt.twin, attempt.file.path, shown)
 
 
 def choose(attempts: Sequence[_Attempt], medians: Mapping[str, float], recipe: str) -> tuple[_Attempt, str]:
@@ -382,7 +406,7 @@ def _report(
             "max_ece_change": MAX_ECE_CHANGE,
         },
         "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in (*peers, *best.found)],
-        "corners": [msgspec.to_builtins(corner) for corner in best.corners],
+        "corners": [{**msgspec.to_builtins(corner), "failures": corner.failures()} for corner in best.corners],
         "calibration_share": best.share,
         "attempts": [_said(a) for a in attempts],
         "windows": dict(chosen),

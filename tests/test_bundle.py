@@ -128,6 +128,20 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.affect").read_bytes() == (tmp_path / "b.affect").read_bytes()
 
 
+def test_a_page_is_a_part_like_the_others(small: Path, tmp_path: Path, damaged: Callable[[bytes], BundleError]) -> None:
+    path = tmp_path / "page.affect"
+    written = write_bundle(path, tiny_manifest(), b"weights", CARD, REPORT, "<p>so</p>")
+    assert read_bundle(path) == written and (written.page, read_bundle(small).page) == ("<p>so</p>", "")
+    parts = parts_of(path)
+    assert tuple(parts) == (*PARTS, "report.html")
+    assert damaged(pack({**parts, "report.html": b"<p>no</p>"})).place == "report.html"
+    assert damaged(pack({name: parts[name] for name in PARTS})).reason == "is missing"
+    assert damaged(pack({**parts_of(small), "report.html": b"x"})).place == "report.html"
+    data = path.read_bytes()
+    for i in range(len(data)):
+        damaged(data[:i] + bytes([data[i] ^ (1 << (i % 8))]) + data[i + 1 :])
+
+
 def test_every_flipped_bit_is_found(small: Path, damaged: Callable[[bytes], BundleError]) -> None:
     """Every bit of the zip's structure, and one bit of every byte of the parts."""
     data, payload = small.read_bytes(), payload_of(small)

@@ -23,6 +23,7 @@ from device.pipeline.model_input import baseline_of
 from device.pipeline.spec import MODALITIES, default_spec
 from device.pipeline.types import Quality, Window
 from quantize.calibrate import CalibrationError, read_pool
+from quantize.errors import GateError
 from quantize.export import read_checkpoint
 from quantize.package import Options, build, read_results
 from train.distil import DistilConfig, Distilled, Table, distil, load_student, predict, save_student, scaled, scaling
@@ -265,15 +266,16 @@ def test_windows_of_another_kind_are_refused(made: Made, tmp_path: Path) -> None
 # --- to the device --------------------------------------------------------------------------------------------------
 
 
-def make_bundle(made: Made, distilled: Distilled, folder: Path, **results: Any) -> Bundle:
+def make_bundle(made: Made, distilled: Distilled, folder: Path, recipe: str = "auto", **results: Any) -> Bundle:
     """Through files, as the commands do it; one conversion."""
     save_student(folder / "c.pt", distilled, SPEC, LABELS, provenance())
     inputs = scaled(made.table.x, made.table.present, distilled.features, SPEC.clip)
     save_windows(folder / "w.npz", inputs, made.table)
     checkpoint = read_checkpoint(folder / "c.pt")
     pool = read_pool(folder / "w.npz", SPEC, folder, features=checkpoint.features)
-    (folder / "work").mkdir()
-    build(checkpoint, pool, folder / "b.affect", folder / "work", options=Options(shares=(1.0,)), **results)
+    (folder / "work").mkdir(exist_ok=True)
+    options = Options(shares=(1.0,), recipe=recipe)
+    build(checkpoint, pool, folder / "b.affect", folder / "work", options=options, **results)
     return read_bundle(folder / "b.affect")
 
 
@@ -338,7 +340,10 @@ def test_where_int8_cannot_follow_the_smallest_file_that_can_is_taken(made: Made
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
         last.weight += 300.0
-    bundle = make_bundle(made, replace(made.distilled, student=student.eval()), tmp_path)
+    coarse = replace(made.distilled, student=student.eval())
+    with pytest.raises(GateError, match=r"most is lost in FULLY_CONNECTED at \d+ \(.*take --recipe auto"):
+        make_bundle(made, coarse, tmp_path, recipe="int8")
+    bundle = make_bundle(made, coarse, tmp_path)
     assert bundle.manifest.output.dtype == bundle.manifest.inputs["ecg"].dtype == "float32"
     assert {p.mask: p.agreement for p in bundle.manifest.parity} == dict.fromkeys(BUNDLE_MASKS, 1.0)
     assert bundle.manifest.model_format != "int8" and "int8 fails: " in bundle.report["recipe"]["why"]

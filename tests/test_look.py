@@ -47,6 +47,14 @@ def test_the_shipped_bundle_is_laid_open() -> None:
     assert (tree["report"], tree["signed_by"]) == (shipped.report, None)
 
 
+def test_the_page_of_a_bundle_is_handed_out(bundle: Bundle, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert isinstance(run("inspect", bundle.path, "--page", page).exception, BundleError) and not page.exists()
+    shown = write_bundle(tmp_path / "shown.affect", tiny_manifest(), MODEL, CARD, REPORT, "<p>ä</p>")
+    assert run("inspect", shown.path, "--page", page).exit_code == 0
+    assert page.read_text(encoding="utf-8") == "<p>ä</p>"
+
+
 def test_two_bundles_side_by_side(bundle: Bundle) -> None:
     rows = {what: (one, other) for what, one, other in side_by_side(bundle, read_bundle(DEFAULT_BUNDLE))}
     assert rows["name"][0] == "tiny" != rows["name"][1]

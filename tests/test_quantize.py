@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -10,17 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import flatbuffers
 import msgspec
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tests_support import reference_data
 
 from device.bundle import DISCLAIMER, MASKS, MODEL_FORMATS, Bundle, TensorSpec, read_bundle
-from device.inference import RUNTIMES, Classifier
+from device.inference import RUNTIMES, Classifier, file_layout
 from device.pipeline.model_input import model_input
 from device.pipeline.spec import default_spec
 from device.selftest import check_everywhere, probe_of
@@ -31,6 +34,8 @@ from quantize.convert import SUFFIXES, Inspection, convert, faults
 from quantize.corners import Corner, corners, windows
 from quantize.errors import CalibrationError, ConvertError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
+from quantize.layers import Layer, guilty, layers
+from quantize.look import span
 from quantize.package import AUTO, INT8, Options, build, choose
 from quantize.report import timing
 from quantize.verify import (
@@ -247,6 +252,68 @@ def test_every_file_is_timed_beside_onnxruntime_and_torch(run: Run) -> None:
     shown.print(timing(said))
     assert f"{said['macs']:,} multiply-accumulates" in shown.export_text()
     assert not {"latency", "machine"} & set(read_bundle(run.bundle).report)  # what differs from run to run
+
+
+def shown(run: Run, n: int = 4) -> list[dict[str, Any]]:
+    """Windows in the file's layout."""
+    pool = read_pool(run.folder / "windows.npz", SPEC, run.folder)
+    inputs = pool.inputs(np.arange(0, len(pool), len(pool) // n), "ecg+eda")
+    return [{name: file_layout(array[i]) for name, array in inputs.items()} for i in range(len(inputs["mask"]))]
+
+
+def made_files(run: Run) -> tuple[Path, Path]:
+    made = run.work / "share-100" / "tflite"
+    return made / f"model{SUFFIXES['float32']}", made / f"model{SUFFIXES['int8']}"
+
+
+def test_every_operator_is_followed_and_the_last_says_what_the_file_says(run: Run) -> None:
+    """Cut to pieces, both networks still say what each says as a whole."""
+    windows, bundle = shown(run), read_bundle(run.bundle)
+    found = layers(*made_files(run), windows)
+    assert [layer.position for layer in found] == [*range(-3, sum(bundle.report["model"]["operators"].values()))]
+    checkpoint, classifier = read_checkpoint(run.folder / "checkpoint.pt"), Classifier(bundle)
+    arrays = {m: np.stack([w[m][0, 0].T for w in windows]) for m in ("ecg", "eda")}
+    wanted = run_torch(checkpoint.network, arrays | {"mask": np.ones((len(windows), 2), np.float32)})
+    told = np.stack([classifier.logits({m: arrays[m][i] for m in arrays}) for i in range(len(windows))])
+    last = found[-1]
+    error = np.sqrt(np.mean((told - wanted) ** 2) / np.mean(wanted**2))
+    assert last.error == pytest.approx(error, abs=2 * bundle.manifest.output.scale / np.sqrt(np.mean(wanted**2)))
+    assert (last.low, last.high) == pytest.approx(span(bundle.manifest.output))
+    assert all(layer.alone < 0.2 for layer in found) and sum(last.histogram) == wanted.size
+    assert {layer.alone for layer in found if layer.operator in ("RESHAPE", "TRANSPOSE", "STRIDED_SLICE")} == {0.0}
+
+
+@pytest.mark.parametrize("position", [8, 27, 45])
+def test_an_operator_whose_range_is_wrong_is_found(position: int, run: Run, tmp_path: Path) -> None:
+    """The range of one output an eighth as wide as it was: its operator is found, not those that read it."""
+    float32, int8 = made_files(run)
+    model = schema.ModelT.InitFromPackedBuf(bytearray(int8.read_bytes()), 0)
+    graph = model.subgraphs[0]
+    graph.tensors[graph.operators[position].outputs[0]].quantization.scale /= 8
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    (tmp_path / "damaged.tflite").write_bytes(bytes(builder.Output()))
+    before, after = (layers(float32, path, shown(run)) for path in (int8, tmp_path / "damaged.tflite"))
+    assert guilty(after).position == position and f"at {position} (" in guilty(after).name
+    at = position + 3  # the inputs come first
+    assert after[at].alone > 5 * before[at].alone
+    assert [a.alone for a in after[:at]] == [b.alone for b in before[:at]]
+
+
+def test_the_bundle_has_a_page_of_its_report(run: Run) -> None:
+    bundle = read_bundle(run.bundle)
+    assert [msgspec.convert(layer, Layer).position for layer in bundle.report["layers"]]
+    worst = guilty([msgspec.convert(layer, Layer) for layer in bundle.report["layers"]])
+    assert f"The most is {worst.operator} at {worst.position}" in " ".join(bundle.page.split())
+    for words in (
+        "the smallest of 5 that pass",
+        "low for a while",
+        f"<td>{HELD_OUT}</td>",
+        "of the machine's int8 peak",
+    ):
+        assert words in bundle.page
+    outside = re.findall(r"(?:src|href)=.(?!#)[^ >]*|url\((?!#)[^)]*|@import", bundle.page)
+    assert outside == [] and bundle.page.count("<svg") == 2
 
 
 def test_parity_in_the_manifest_comes_out_again(run: Run) -> None:

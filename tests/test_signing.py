@@ -81,6 +81,13 @@ def test_signing_changes_nothing_else_and_twice_is_once(plain: Bundle, signed: B
     assert check_signature(other) == public(THEIRS)
 
 
+def test_a_page_stays_in_its_place(tmp_path: Path) -> None:
+    shown = write_bundle(tmp_path / "shown.affect", tiny_manifest(), b"weights", CARD, REPORT, "<p>so</p>")
+    assert sign(Path(shown.path), key_file(tmp_path / "other key")).page == "<p>so</p>"
+    with zipfile.ZipFile(shown.path) as archive:
+        assert archive.namelist() == [*PARTS, "report.html", SIGNATURE]
+
+
 def test_any_changed_byte_is_found(signed: Bundle) -> None:
     data, path = Path(signed.path).read_bytes(), Path(signed.path)
     for at in range(len(data)):
