@@ -123,7 +123,7 @@ def measure(
     failed: list[dict[str, Any]] = []
     for said, make in variants(files, os.cpu_count() or 1):
         try:
-            with _silenced():
+            with silenced():
                 run = make()
                 run()
             ready.append((said, run))
@@ -143,7 +143,7 @@ def _figures(us: Sequence[float]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Without what the runtimes' C++ sides write to stderr for every interpreter."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -101,8 +101,8 @@ def make(
     say = Progress()
     say("start torch")  # seconds, hence not at the top of this file
     from quantize.calibrate import read_pool
-    from quantize.export import read_checkpoint
-    from quantize.latency import latency, target_of
+    from quantize.export import ARGUMENTS, nchw, random_inputs, read_checkpoint
+    from quantize.latency import latency, target_of, torch_run_of
     from quantize.package import ONNX, SHARES, Options, build, read_results
 
     target = target_of(bench) if bench else None
@@ -114,13 +114,65 @@ def make(
     with _work(work) as folder:
 
         def time(files: Mapping[str, Path], shown: Mapping[str, Any]) -> Mapping[str, Any]:
-            return latency(target, loaded, folder / ONNX, files, shown, folder, say) if target else {}
+            arrays = nchw(random_inputs(loaded, 1))
+            run = torch_run_of(loaded.network, [arrays[name] for name in ARGUMENTS])
+            return latency(target, run, folder / ONNX, files, shown, folder, say) if target else {}
 
         built = build(loaded, pool, output, folder, results=records, options=options, on_step=say, time=time)
     if as_json:
         print(json.dumps({**built.report, **built.timed, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
     else:
         show(Console(), built.bundle, built.report, say.seconds, built.timed)
+
+
+@command.command()
+@click.argument("source")
+@click.option(
+    "--calibration", required=True, type=click.Path(path_type=Path), help="Windows: .npz, an array per input."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder.")
+@click.option("--weights", type=click.Path(path_type=Path), help="State of the module (torch.save of its state_dict).")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
+@click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
+@click.option("--force", is_flag=True, help="Write the file even where it differs too much.")
+@click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def network(
+    source: str,
+    calibration: Path,
+    output: Path,
+    weights: Path | None,
+    seed: int,
+    recipe: str,
+    force: bool,
+    bench: str | None,
+    as_json: bool,
+) -> None:
+    """Turn any network over 1-D signals into a TFLite file that is proved equal to it.
+
+    SOURCE is an ONNX file, or a torch module: package.module:factory or path/to/file.py:factory, whose code is run and
+    which returns the module. The windows are arrays (n, ...) named as the network's inputs or the arguments of its
+    forward; `label` (n,) and `subject` (n,), where they are there, make the choice balanced and the gates per person.
+    """
+    say = Progress()
+    say("start torch")
+    from quantize.latency import latency, target_of, torch_run_of
+    from quantize.network import build_network, read_network, read_windows
+
+    target = target_of(bench) if bench else None
+    say("read network and windows")
+    loaded = read_network(source, weights, shown := read_windows(calibration))
+
+    def time(onnx: Path, files: Mapping[str, Path], some: Mapping[str, Any]) -> Mapping[str, Any]:
+        run = None if loaded.module is None else torch_run_of(loaded.module, shown.example(loaded.inputs))
+        return latency(target, run, onnx, files, some, output, say) if target else {}
+
+    report, timed = build_network(loaded, shown, output, recipe=recipe, seed=seed, force=force, on_step=say, time=time)
+    if as_json:
+        print(json.dumps({**report, **timed, "seconds": round(say.seconds, 1)}))
+    else:
+        show(Console(), None, report, say.seconds, timed)
+        print(output)
 
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
@@ -237,7 +289,7 @@ def _regate(bundle: Bundle, path: Path, calibration: Path, cache: Path, seed: in
         if failures := gate(found):
             raise GateError(failures, folder / REPORT)
     for c in found:
-        print(f"{c.mask} on {c.against}: agreement {c.agreement:.3f}, balanced accuracy {-c.drop:+.3f}")
+        print(f"{c.mask} on {c.against}: agreement {c.agreement:.3f}, balanced accuracy {-(c.drop or 0):+.3f}")
 
 
 @click.command(context_settings=HELP)

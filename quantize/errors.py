@@ -9,6 +9,7 @@ QuantizeError                 (a bad checkpoint is train.errors.CheckpointError)
 +-- GraphError          layers that will not survive; carries findings
 +-- ConvertError        the converter failed or its file is not full int8; carries reason, remedy, log, last_lines
 +-- BenchError          a machine on which nothing could be timed; carries machine, reason, remedy
++-- NetworkError        a network of the user's that cannot be taken; carries source, reason, remedy
 +-- McuError            a bundle that is nothing for microcontrollers; carries path, reason, remedy
 +-- GateError           int8 differs too much from float; carries failures, report
 """
@@ -87,6 +88,14 @@ class BenchError(QuantizeError):
     def __init__(self, machine: str, reason: str, remedy: str) -> None:
         self.machine, self.reason, self.remedy = machine, reason, remedy
         super().__init__(one_line("bench", machine, f"{reason}; {remedy}"))
+
+
+class NetworkError(QuantizeError):
+    """A network of the user's, from a module or an ONNX file, that cannot be taken."""
+
+    def __init__(self, source: str, reason: str, remedy: str) -> None:
+        self.source, self.reason, self.remedy = source, reason, remedy
+        super().__init__(one_line(source, f"{reason}; {remedy}"))
 
 
 class McuError(QuantizeError):

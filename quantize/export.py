@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,15 +200,22 @@ def run_onnx(path: Path, arrays: Mapping[str, Floats32], output: str = OUTPUT) -
 def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the network as ONNX with static batch 1 and prove it equal to torch; raises ExportError."""
     example = nchw(random_inputs(checkpoint, 1))
-    inputs = tuple(torch.from_numpy(example[name]) for name in checkpoint.inputs)
-    with _quiet_exporter():
+    shown = {name: example[name] for name in checkpoint.inputs}
+    write_onnx(_exported(checkpoint), shown, checkpoint.outputs, path)
+    check_onnx(path, checkpoint)
+    return path
+
+
+def write_onnx(network: nn.Module, example: Mapping[str, Floats32], outputs: Sequence[str] | None, path: Path) -> None:
+    """A network in eval mode as ONNX, static, its inputs named as the example's arrays; raises ExportError."""
+    with quiet_exporter():
         try:
             program = torch.onnx.export(
-                _exported(checkpoint),
-                inputs,
+                network.eval(),
+                tuple(torch.from_numpy(array) for array in example.values()),
                 dynamo=True,  # the legacy exporter writes operators neither TFLite runtime loads
-                input_names=list(checkpoint.inputs),
-                output_names=list(checkpoint.outputs),
+                input_names=list(example),
+                output_names=None if outputs is None else list(outputs),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -218,8 +225,6 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     if program is None:
         raise ExportError("the exporter gave nothing back", "use torch >= 2.6")
     program.save(str(path))
-    check_onnx(path, checkpoint)
-    return path
 
 
 def check_onnx(path: Path, checkpoint: Checkpoint) -> None:
@@ -279,7 +284,7 @@ def _exported(checkpoint: Checkpoint) -> nn.Module:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Hold back what torch's exporter says about itself (missing torchvision, its own deprecations)."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -10,7 +10,7 @@ import json
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,12 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process  # type: ignore[import-untyped]
+from torch import nn
 
 from quantize import bench
 from quantize.calibrate import Floats32
 from quantize.errors import BenchError
-from quantize.export import Checkpoint, nchw, random_inputs
+from quantize.export import nchw
 
 PEAK = "peak"
 """Format of the integer product whose rate stands for what the machine can do."""
@@ -70,7 +71,7 @@ def target_of(text: str) -> Target:
 
 def latency(
     target: Target,
-    checkpoint: Checkpoint,
+    torch_run: bench.Run | None,
     model: Path,
     tflites: Mapping[str, Path],
     calibration: Mapping[str, Floats32],
@@ -80,7 +81,8 @@ def latency(
     """Machine, multiply-accumulates of a window, peak of the machine, and a record for each variant.
 
     ``model`` is the ONNX file, ``tflites`` the TFLite files by format, ``calibration`` network inputs as in
-    quantize.export; ``folder`` gets onnxruntime's int8 file. torch is measured on this machine alone.
+    quantize.export; ``folder`` gets onnxruntime's int8 file. ``torch_run`` is one window through torch, where there is
+    such a network, and measured on this machine alone.
     """
     say("onnxruntime's own int8")
     files = list(tflites.items())
@@ -91,7 +93,8 @@ def latency(
         found = _there(target, files)
     else:
         with _one_thread():
-            found = bench.machine() | {"latency": bench.measure(_paths(files), {"torch": torch_run(checkpoint)}, say)}
+            more = {} if torch_run is None else {"torch": torch_run}
+            found = bench.machine() | {"latency": bench.measure(_paths(files), more, say)}
     return _with_shares(found, count_macs(model))
 
 
@@ -164,11 +167,10 @@ def static_int8(model: Path, calibration: Mapping[str, Floats32], path: Path) ->
     return path
 
 
-def torch_run(checkpoint: Checkpoint) -> bench.Run:
-    """The float network as torch runs it."""
-    arrays = nchw(random_inputs(checkpoint, 1))
-    given = [torch.from_numpy(arrays[name]) for name in ("ecg", "eda", "mask")]
-    network = checkpoint.network.eval()
+def torch_run_of(network: nn.Module, window: Sequence[Floats32]) -> bench.Run:
+    """A network as torch runs it on a window, its arguments in their order."""
+    given = [torch.from_numpy(array) for array in window]
+    network.eval()
 
     def run() -> object:
         with torch.inference_mode():

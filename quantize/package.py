@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from device.bundle import (
     DISCLAIMER,
-    MODEL_FORMATS,
     Bundle,
     Manifest,
     Parity,
@@ -28,7 +26,7 @@ from device.bundle import (
     masks_of,
     write_bundle,
 )
-from device.inference import RUNTIMES, Classifier, file_layout
+from device.inference import Classifier
 from device.selftest import probe_of
 from device.space import Space
 from quantize.calibrate import (
@@ -37,28 +35,32 @@ from quantize.calibrate import (
     Floats32,
     Pool,
     calibration_inputs,
-    central,
     check_labels,
     select,
     summary,
 )
-from quantize.convert import SUFFIXES, Converted, convert, usable
-from quantize.corners import Corner, corners
+from quantize.convert import Converted, usable
+from quantize.corners import corners
 from quantize.errors import GateError, ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, run_torch
-from quantize.graph import check_graph
-from quantize.layers import WINDOWS, Layer, guilty, layers
+from quantize.layers import guilty
 from quantize.page import page
+from quantize.recipe import (
+    AUTO,
+    Attempt,
+    Conversion,
+    attempts_of,
+    choose,
+    graph_report,
+    judgement,
+    medians_of,
+    operators_alone,
+    ready,
+)
 from quantize.report import card
 from quantize.verify import (
-    MAX_DROP,
-    MAX_ECE_CHANGE,
-    MIN_AGREEMENT,
-    Comparison,
-    Wanted,
     compare,
     compare_onnx,
-    gate,
     parity,
     refusals,
     wanted_of,
@@ -78,41 +80,6 @@ ends at 0.98 is a free choice."""
 UNCALIBRATED = 1.0
 """The temperature that leaves the logits as they are."""
 ONNX, DRAFT, REPORT = "model.onnx", ".affect", "report.json"
-AUTO, INT8 = "auto", "int8"
-INTEGERS = tuple(name for name, dtype in MODEL_FORMATS.items() if dtype != "float32")
-FASTER, LARGER = 1.5, 1.1
-"""What a larger file must give, and may cost, to be taken for its speed; free choices."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """One file and its judgement."""
-
-    share: float
-    file: Converted
-    draft: Bundle | None = None
-    """The file as a bundle that says nothing of itself yet: enough to run it. None where it cannot be used."""
-    found: Sequence[Comparison] = ()
-    refused: Sequence[str] = ()
-    """What runtimes say that do not take it."""
-    corners: Sequence[Corner] = ()
-
-    @property
-    def failures(self) -> list[str]:
-        """What does not hold; empty where it passes."""
-        at_corners = (failure for it in self.corners for failure in it.failures())
-        return [*self.file.wrong, *self.refused, *gate(self.found), *at_corners]
-
-    @property
-    def twin(self) -> Path:
-        """The float file of the same conversion."""
-        path = self.file.path
-        return path.with_name(path.name.replace(SUFFIXES[self.file.format], SUFFIXES["float32"]))
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.file.path.stat().st_size
 
 
 class LosoRecord(msgspec.Struct, frozen=True):
@@ -193,28 +160,27 @@ def build(
     inputs = calibration_inputs(pool, selection, checkpoint.spec)
     on_step("export to ONNX")
     onnx = export_onnx(checkpoint, work / ONNX)
-    for finding in (noticed := check_graph(onnx)):
-        on_step(str(finding))
+    steps, noticed = ready(onnx, on_step)
     wanted = wanted_of(checkpoint.network, pool, selection.parity, blank.temperature)
     peers = compare_onnx(onnx, wanted)
 
-    def judged(share: float, file: Converted) -> _Attempt:
+    def judged(share: float, file: Converted) -> Attempt:
         """A file beside the float network."""
         if file.wrong:
-            return _Attempt(share, file)
+            return Attempt(share, file)
         on_step(f"compare {file.format}")
         draft = write_bundle(file.path.with_suffix(DRAFT), _filled(blank, file), file.model, DISCLAIMER, {})
-        return _Attempt(share, file, draft, compare(draft, wanted), refusals(draft), corners(draft, checkpoint))
+        return Attempt(share, file, draft, compare(draft, wanted), refusals(draft), corners(draft, checkpoint))
 
-    attempts = _attempts(checkpoint, onnx, inputs, work, options, judged, on_step)
-    timed = time({a.file.format: a.file.path for a in attempts if a.draft}, inputs)
-    best, why = choose(attempts, medians := _medians(timed), options.recipe)
-    report = _report(checkpoint, attempts, best, peers, summary(pool, selection, trained), results)
-    report["recipe"] = {"asked": options.recipe, "taken": best.file.format, "why": why}
-    report["graph"] = [msgspec.to_builtins(finding) for finding in noticed]
-    eight = next((a for a in (best, *attempts) if a.draft and a.file.format in INTEGERS), None)
-    blamed = _layers(eight, wanted[0], on_step) if eight else []
-    report["layers"] = [msgspec.to_builtins(layer) for layer in blamed]
+    shown, logits = {name: inputs[name] for name in checkpoint.inputs}, run_torch(checkpoint.network, inputs)
+    conversion = Conversion(onnx, shown, logits, len(checkpoint.outputs), work)
+    attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step)
+    timed = time({a.file.format: a.file.path for a in attempts if a.can_run}, inputs)
+    best, why = choose(attempts, medians := medians_of(timed), options.recipe)
+    blamed = operators_alone((best, *attempts), wanted[0].inputs, on_step)
+    recipe = {"asked": options.recipe, "taken": best.file.format, "why": why}
+    said = judgement(best, attempts, peers, recipe) | graph_report(steps, noticed, blamed)
+    report = _report(checkpoint, said, summary(pool, selection, trained), results)
     (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draft = best.draft
     if draft is None:
@@ -224,80 +190,8 @@ def build(
     on_step("write the bundle")
     figures, probe = parity(best.found), probe_of(Classifier(draft))
     made = msgspec.structs.replace(_filled(blank, best.file, figures), probe=probe)
-    shown = page(made, report, timed, medians)
-    return Built(write_bundle(output, made, draft.model, card(made, report), report, shown), report, timed)
-
-
-def _attempts(
-    checkpoint: Checkpoint,
-    onnx: Path,
-    inputs: Mapping[str, Floats32],
-    work: Path,
-    options: Options,
-    judged: Callable[[float, Converted], _Attempt],
-    on_step: Callable[[str], None],
-) -> list[_Attempt]:
-    """The format that is asked for, over the shares until one passes; with ``auto`` int8 so, and then every other."""
-    first, others = (INT8, [f for f in MODEL_FORMATS if f != INT8]) if options.recipe == AUTO else (options.recipe, [])
-    logits = run_torch(checkpoint.network, inputs)
-    attempts: list[_Attempt] = []
-    unchanged: Mapping[str, Converted] = {}
-    for share in options.shares if MODEL_FORMATS[first] != "float32" else options.shares[:1]:
-        kept = central(inputs, logits, share)
-        on_step(f"int8 ranges of {len(kept['mask'])} windows ({share:.0%} of those chosen)")
-        shown = {name: kept[name] for name in checkpoint.inputs}
-        folder = work / f"share-{100 * share:g}"
-        files = convert(onnx, shown, folder, lambda stage: on_step(f"convert: {stage}"), len(checkpoint.outputs))
-        unchanged = unchanged or files
-        attempts.append(judged(share, files[first]))
-        if not attempts[-1].failures:
-            break
-    return attempts + [judged(options.shares[0], unchanged[name]) for name in others]
-
-
-def _layers(attempt: _Attempt, wanted: Wanted, on_step: Callable[[str], None]) -> list[Layer]:
-    """Each operator of an integer file, shown some of the windows that judge it."""
-    on_step(f"every operator of {attempt.file.format} alone")
-    some = np.linspace(0, len(wanted.labels) - 1, min(WINDOWS, len(wanted.labels))).astype(int)
-    names = attempt.file.inspection.inputs
-    shown = [{name: file_layout(wanted.inputs[name][i]) for name in names} for i in some]
-    return layers(attempt.twin, attempt.file.path, shown)
-
-
-def choose(attempts: Sequence[_Attempt], medians: Mapping[str, float], recipe: str) -> tuple[_Attempt, str]:
-    """The attempt to take, and why.
-
-    The smallest of those that pass; a larger one where it is ``FASTER`` times as fast and at most ``LARGER`` times as
-    large. ``medians`` are us of a window by format, as far as they were measured. Where none passes, the one that fails
-    least.
-    """
-    passing = sorted((a for a in attempts if not a.failures), key=lambda a: a.size)
-    if not passing:
-        return min(attempts, key=lambda a: len(a.failures)), "none passes; this one fails least"
-    best = passing[0]
-    if recipe != AUTO:
-        return best, "it was asked for"
-    rest = [a.file.format for a in passing[1:]]
-    why = f"the smallest of {len(passing)} that pass" if rest else "the only one that passes"
-    for other in passing[1:]:
-        ours, theirs = medians.get(best.file.format), medians.get(other.file.format)
-        if ours and theirs and ours >= FASTER * theirs and other.size <= LARGER * best.size:
-            why = (
-                f"{ours / theirs:.1f} times as fast as {best.file.format}, {other.size / best.size:.2f} times as large"
-            )
-            best = other
-    failed = {a.file.format: a.failures for a in attempts if a.failures}
-    kept_out = [f"{name} fails: {failures[0]}" for name, failures in failed.items() if name != best.file.format]
-    return best, "; ".join([why, *kept_out])
-
-
-def _medians(timed: Mapping[str, Any]) -> dict[str, float]:
-    """us of a window by format, on the runtime that the device takes by default, one thread."""
-    return {
-        r["format"]: r["median_us"]
-        for r in timed.get("latency", ())
-        if r["runtime"] == RUNTIMES[0] and r["threads"] == 1 and r["xnnpack"] and "median_us" in r
-    }
+    parts = card(made, report), report, page(made.name, made.task, report, timed, medians)
+    return Built(write_bundle(output, made, draft.model, *parts), report, timed)
 
 
 def _without_figures(checkpoint: Checkpoint) -> Manifest:
@@ -379,52 +273,18 @@ def _read(checkpoint: Checkpoint, key: str, value: Any, kind: Any) -> Any:
 
 def _report(
     checkpoint: Checkpoint,
-    attempts: Sequence[_Attempt],
-    best: _Attempt,
-    peers: Sequence[Comparison],
+    judged: Mapping[str, Any],
     chosen: Mapping[str, object],
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """report.json: flat figures, nothing that differs between two runs on equal input."""
-    inspection = best.file.inspection
     known = (*Provenance.__struct_fields__, "created", "name", "task", "thresholds", "temperature", "space")
     return {
-        "model": {
-            "name": checkpoint.model_name,
-            "config": dict(checkpoint.config),
-            "format": best.file.format,
-            "size_bytes": best.size,
-            "operators": inspection.operators,
-            "float_operators": list(inspection.float_operators),
-            "dtypes": inspection.dtypes,
-        },
-        "gate": {
-            "passed": not best.failures,
-            "failures": list(best.failures),
-            "min_agreement": MIN_AGREEMENT,
-            "max_balanced_accuracy_drop": MAX_DROP,
-            "max_ece_change": MAX_ECE_CHANGE,
-        },
-        "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in (*peers, *best.found)],
-        "corners": [{**msgspec.to_builtins(corner), "failures": corner.failures()} for corner in best.corners],
-        "calibration_share": best.share,
-        "attempts": [_said(a) for a in attempts],
+        **judged,
+        "model": {"name": checkpoint.model_name, "config": dict(checkpoint.config), **judged["model"]},
         "windows": dict(chosen),
         "training": {key: value for key, value in checkpoint.provenance.items() if key not in known},
         "results": [dict(record) for record in results],
-    }
-
-
-def _said(attempt: _Attempt) -> dict[str, Any]:
-    """One attempt in the report."""
-    return {
-        "format": attempt.file.format,
-        "calibration_share": attempt.share,
-        "size_bytes": attempt.size,
-        "float_operators": len(attempt.file.inspection.float_operators),
-        "agreement": min((c.agreement for c in attempt.found), default=None),
-        "balanced_accuracy_drop": max((c.drop for c in attempt.found), default=None),
-        "failures": attempt.failures,
     }
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from device.bundle import DISCLAIMER, Manifest
+from device.bundle import DISCLAIMER
 from quantize.layers import Layer, guilty
 from quantize.report import KINDS, MASK_WORDS
 from train.report.figures import natural
@@ -32,13 +32,15 @@ _templates = templates.overlay(
 )
 
 
-def page(manifest: Manifest, report: Mapping[str, Any], timed: Mapping[str, Any], medians: Mapping[str, float]) -> str:
+def page(
+    name: str, task: str, report: Mapping[str, Any], timed: Mapping[str, Any], medians: Mapping[str, float]
+) -> str:
     """The page; ``timed`` is what quantize.latency says, or nothing, ``medians`` its us of a window by format."""
     found = [msgspec.convert(layer, Layer) for layer in report["layers"]]
     own = [c for c in report["parity"] if "onnx" not in c["against"]]
     passed = [k for k, it in enumerate(report["attempts"]) if it["format"] == report["recipe"]["taken"]]
     return _templates.get_template("page.html.j2").render(
-        m=manifest,
+        title=f"{name}: {task}" if task else name,
         report=report,
         kinds=KINDS,
         words=MASK_WORDS,

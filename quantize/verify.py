@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,23 +55,26 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Largest difference of a logit."""
     probability_error_max: float
     """Largest difference of a probability (softmax)."""
-    balanced_accuracy_float: float
-    balanced_accuracy: float
+    balanced_accuracy_float: float | None
+    """None where the windows have no labels, as everything that needs them."""
+    balanced_accuracy: float | None
     """Of this implementation."""
     familiar_agreement: float | None = None
     """Share of windows held for familiar, or for strange, by both; None for a network without a space."""
-    drop_ci95: tuple[float, float]
+    drop_ci95: tuple[float, float] | None
     """Of the mean over people of the balanced accuracy lost, by bootstrap over them."""
     subjects: dict[str, float]
     """Agreement of each person's windows."""
     subjects_failed: tuple[str, ...]
     """Whose agreement is too low to be chance."""
-    ece_change: float
+    ece_change: float | None
     """Of the expected calibration error, the temperature of the mask applied; more than 0 is worse."""
 
     @property
-    def drop(self) -> float:
+    def drop(self) -> float | None:
         """Balanced accuracy lost."""
+        if self.balanced_accuracy is None or self.balanced_accuracy_float is None:
+            return None
         return self.balanced_accuracy_float - self.balanced_accuracy
 
     def failures(self) -> list[str]:
@@ -79,14 +83,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         found = []
         if not self.agreement >= MIN_AGREEMENT:
             found.append(f"{place}: agreement {self.agreement:.3f} < {MIN_AGREEMENT}")
-        if not self.drop <= MAX_DROP:
+        if self.drop is not None and not self.drop <= MAX_DROP:
             found.append(f"{place}: balanced accuracy drops by {self.drop:.3f} > {MAX_DROP}")
         if self.familiar_agreement is not None and not self.familiar_agreement >= MIN_AGREEMENT:
             found.append(f"{place}: agreement on what is familiar {self.familiar_agreement:.3f} < {MIN_AGREEMENT}")
         if self.subjects_failed:
             each = ", ".join(f"{subject} {self.subjects[subject]:.3f}" for subject in self.subjects_failed)
             found.append(f"{place}: agreement too low for chance on {each}")
-        if not self.ece_change <= MAX_ECE_CHANGE:
+        if self.ece_change is not None and not self.ece_change <= MAX_ECE_CHANGE:
             found.append(f"{place}: calibration error grows by {self.ece_change:.3f} > {MAX_ECE_CHANGE}")
         return found
 
@@ -97,7 +101,7 @@ class Wanted:
 
     mask: str
     inputs: Mapping[str, Floats32]
-    labels: Ints
+    labels: Ints | None
     subjects: npt.NDArray[np.str_]
     temperature: float
     logits: Floats32
@@ -183,29 +187,36 @@ def _familiar(space: Space, embeddings: Floats32, mask: str) -> npt.NDArray[np.b
 
 def comparison(wanted: Wanted, against: str, got: Floats32) -> Comparison:
     """Figures of logits (n, n_outputs) against the float network's."""
-    labels = wanted.labels
     first, second = wanted.logits.astype(np.float64), got.astype(np.float64)
     same = first.argmax(1) == second.argmax(1)
-    sure = [softmax(logits / wanted.temperature, axis=1) for logits in (first, second)]
     people = {str(subject): wanted.subjects == subject for subject in np.unique(wanted.subjects)}
-    lost = [
-        balanced_accuracy(labels[of], first[of]) - balanced_accuracy(labels[of], second[of]) for of in people.values()
-    ]
     return Comparison(
         mask=wanted.mask,
         against=against,
-        n_windows=len(labels),
+        n_windows=len(same),
         agreement=float(same.mean()),
         cosine=float(_cosine(first, second).mean()),
         error_max=float(np.abs(first - second).max()),
         probability_error_max=float(np.abs(softmax(first, axis=1) - softmax(second, axis=1)).max()),
-        balanced_accuracy_float=balanced_accuracy(labels, first),
-        balanced_accuracy=balanced_accuracy(labels, second),
-        drop_ci95=subject_bootstrap(lost),
         subjects={subject: float(same[of].mean()) for subject, of in people.items()},
         subjects_failed=tuple(s for s, of in people.items() if _too_low(same[of], len(people))),
-        ece_change=ece(labels, sure[1]) - ece(labels, sure[0]),
+        **_skill(wanted, first, second, [*people.values()]),
     )
+
+
+def _skill(wanted: Wanted, first: Floats, second: Floats, people: Sequence[npt.NDArray[np.bool_]]) -> dict[str, Any]:
+    """What can be said where the windows have labels."""
+    labels = wanted.labels
+    if labels is None:
+        return dict.fromkeys(("balanced_accuracy_float", "balanced_accuracy", "drop_ci95", "ece_change"))
+    skill = [[balanced_accuracy(labels[of], logits[of]) for logits in (first, second)] for of in people]
+    sure = [ece(labels, softmax(logits / wanted.temperature, axis=1)) for logits in (first, second)]
+    return {
+        "balanced_accuracy_float": balanced_accuracy(labels, first),
+        "balanced_accuracy": balanced_accuracy(labels, second),
+        "drop_ci95": subject_bootstrap([float_ - file for float_, file in skill]),
+        "ece_change": sure[1] - sure[0],
+    }
 
 
 def _too_low(same: npt.NDArray[np.bool_], n_people: int) -> bool:

@@ -13,7 +13,7 @@ from test_bench import made
 from torch import Tensor, nn
 
 from quantize.errors import GraphError
-from quantize.export import _quiet_exporter, export_onnx
+from quantize.export import export_onnx, quiet_exporter
 from quantize.graph import KNOWN, SURVIVE, Finding, check_graph, findings
 from train.models.acc import AccConfig
 from train.models.ecg_transformer import TransformerConfig
@@ -43,7 +43,7 @@ class Trapped(nn.Module):
 @pytest.fixture(scope="module")
 def trapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "trapped.onnx"
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(Trapped().eval(), (torch.zeros(1, 2, 64),), dynamo=True, opset_version=18)
     assert program is not None
     program.save(str(path))

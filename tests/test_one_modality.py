@@ -17,7 +17,8 @@ from device.errors import BundleError, InferenceError
 from device.inference import Classifier
 from device.pipeline.spec import MODALITIES
 from quantize.export import Checkpoint, export_onnx, read_checkpoint
-from quantize.package import INT8, Options, build
+from quantize.package import Options, build
+from quantize.recipe import INT8
 from quantize.verify import MIN_AGREEMENT
 from train.augment import NONE
 from train.fit import FitConfig, fit, save_checkpoint

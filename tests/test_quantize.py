@@ -36,7 +36,8 @@ from quantize.errors import CalibrationError, ConvertError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
 from quantize.layers import Layer, guilty, layers
 from quantize.look import span
-from quantize.package import AUTO, INT8, Options, build, choose
+from quantize.package import Options, build
+from quantize.recipe import AUTO, INT8, choose
 from quantize.report import timing
 from quantize.verify import (
     MAX_DROP,

@@ -1,0 +1,220 @@
+"""Which file of a conversion is taken: each one judged, and why that one.
+
+Knows nothing of what a network is for, nor how it is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from device.bundle import MODEL_FORMATS, Bundle
+from device.inference import RUNTIMES, file_layout
+from quantize.calibrate import Floats32, central
+from quantize.convert import SUFFIXES, Converted, convert
+from quantize.corners import Corner
+from quantize.graph import Finding, check_graph
+from quantize.layers import WINDOWS, Layer, layers
+from quantize.rewrite import Rewrite, rewritten
+from quantize.verify import MAX_DROP, MAX_ECE_CHANGE, MIN_AGREEMENT, Comparison, gate
+
+AUTO, INT8 = "auto", "int8"
+"""The recipe that chooses, and the format that it tries first."""
+INTEGERS = tuple(name for name, dtype in MODEL_FORMATS.items() if dtype != "float32")
+FASTER, LARGER = 1.5, 1.1
+"""What a larger file must give, and may cost, to be taken for its speed; free choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One file and its judgement."""
+
+    share: float
+    file: Converted
+    draft: Bundle | None = None
+    """The file as a bundle that says nothing of itself yet: enough to run it. None where it cannot be used."""
+    found: Sequence[Comparison] = ()
+    refused: Sequence[str] = ()
+    """What runtimes say that do not take it."""
+    corners: Sequence[Corner] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """What does not hold; empty where it passes."""
+        at_corners = (failure for it in self.corners for failure in it.failures())
+        return [*self.file.wrong, *self.refused, *gate(self.found), *at_corners]
+
+    @property
+    def can_run(self) -> bool:
+        """Whether it was run at all."""
+        return bool(self.found)
+
+    @property
+    def twin(self) -> Path:
+        """The float file of the same conversion."""
+        path = self.file.path
+        return path.with_name(path.name.replace(SUFFIXES[self.file.format], SUFFIXES["float32"]))
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.file.path.stat().st_size
+
+
+def ready(path: Path, on_step: Callable[[str], None]) -> tuple[list[Rewrite], list[Finding]]:
+    """Write an ONNX file anew where that helps; what was done, and what is left. Raises GraphError."""
+    model, steps = rewritten(onnx.load(str(path)))
+    if steps:
+        onnx.save(model, str(path))
+    noticed = check_graph(path)
+    for line in (*steps, *noticed):
+        on_step(str(line))
+    return steps, noticed
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What is to be converted."""
+
+    onnx: Path
+    inputs: Mapping[str, Floats32]
+    """Of the windows that calibrate, by input of the file: (n, n_chans, n_times) or (n, size)."""
+    outputs: Floats32
+    """(n, n_outputs) of the float network for them."""
+    n_outputs: int
+    """How many the file has."""
+    folder: Path
+
+    def run(self, share: float, on_step: Callable[[str], None]) -> dict[str, Converted]:
+        """Every format, with int8 ranges of the central share of the windows."""
+        kept = central(self.inputs, self.outputs, share)
+        n = len(next(iter(kept.values())))
+        on_step(f"int8 ranges of {n} windows ({share:.0%} of those chosen)")
+        folder = self.folder / f"share-{100 * share:g}"
+        return convert(self.onnx, kept, folder, lambda stage: on_step(f"convert: {stage}"), self.n_outputs)
+
+
+def attempts_of(
+    conversion: Conversion,
+    recipe: str,
+    shares: Sequence[float],
+    judged: Callable[[float, Converted], Attempt],
+    on_step: Callable[[str], None],
+) -> list[Attempt]:
+    """The format that is asked for, over the shares until one passes; with ``auto`` int8 so, and then every other."""
+    first, others = (INT8, [f for f in MODEL_FORMATS if f != INT8]) if recipe == AUTO else (recipe, [])
+    attempts: list[Attempt] = []
+    unchanged: Mapping[str, Converted] = {}
+    for share in shares if first in INTEGERS else shares[:1]:
+        files = conversion.run(share, on_step)
+        unchanged = unchanged or files
+        attempts.append(judged(share, files[first]))
+        if not attempts[-1].failures:
+            break
+    return attempts + [judged(shares[0], unchanged[name]) for name in others]
+
+
+def operators_alone(
+    attempts: Sequence[Attempt], inputs: Mapping[str, Floats32], on_step: Callable[[str], None]
+) -> list[Layer]:
+    """Each operator of the first integer file, shown some windows (n, n_chans, n_times) or (n, size); empty without."""
+    attempt = next((a for a in attempts if a.can_run and a.file.format in INTEGERS), None)
+    if attempt is None:
+        return []
+    on_step(f"every operator of {attempt.file.format} alone")
+    n = len(next(iter(inputs.values())))
+    some = np.linspace(0, n - 1, min(WINDOWS, n)).astype(int)
+    shown = [{name: file_layout(inputs[name][i]) for name in attempt.file.inspection.inputs} for i in some]
+    return layers(attempt.twin, attempt.file.path, shown)
+
+
+def choose(attempts: Sequence[Attempt], medians: Mapping[str, float], recipe: str) -> tuple[Attempt, str]:
+    """The attempt to take, and why.
+
+    The smallest of those that pass; a larger one where it is ``FASTER`` times as fast and at most ``LARGER`` times as
+    large. ``medians`` are us of a window by format, as far as they were measured. Where none passes, the one that fails
+    least.
+    """
+    passing = sorted((a for a in attempts if not a.failures), key=lambda a: a.size)
+    if not passing:
+        return min(attempts, key=lambda a: len(a.failures)), "none passes; this one fails least"
+    best = passing[0]
+    if recipe != AUTO:
+        return best, "it was asked for"
+    rest = [a.file.format for a in passing[1:]]
+    why = f"the smallest of {len(passing)} that pass" if rest else "the only one that passes"
+    for other in passing[1:]:
+        ours, theirs = medians.get(best.file.format), medians.get(other.file.format)
+        if ours and theirs and ours >= FASTER * theirs and other.size <= LARGER * best.size:
+            why = (
+                f"{ours / theirs:.1f} times as fast as {best.file.format}, {other.size / best.size:.2f} times as large"
+            )
+            best = other
+    failed = {a.file.format: a.failures for a in attempts if a.failures}
+    kept_out = [f"{name} fails: {failures[0]}" for name, failures in failed.items() if name != best.file.format]
+    return best, "; ".join([why, *kept_out])
+
+
+def medians_of(timed: Mapping[str, Any]) -> dict[str, float]:
+    """us of a window by format, on the runtime that the device takes by default, one thread."""
+    return {
+        r["format"]: r["median_us"]
+        for r in timed.get("latency", ())
+        if r["runtime"] == RUNTIMES[0] and r["threads"] == 1 and r["xnnpack"] and "median_us" in r
+    }
+
+
+def described(attempt: Attempt) -> dict[str, Any]:
+    """One attempt in the report."""
+    return {
+        "format": attempt.file.format,
+        "calibration_share": attempt.share,
+        "size_bytes": attempt.size,
+        "float_operators": len(attempt.file.inspection.float_operators),
+        "agreement": min((c.agreement for c in attempt.found), default=None),
+        "balanced_accuracy_drop": max((c.drop for c in attempt.found if c.drop is not None), default=None),
+        "failures": attempt.failures,
+    }
+
+
+def judgement(
+    best: Attempt, attempts: Sequence[Attempt], peers: Sequence[Comparison], recipe: Mapping[str, str]
+) -> dict[str, Any]:
+    """The part of a report that says what was taken and how it was judged."""
+    inspection = best.file.inspection
+    return {
+        "model": {
+            "format": best.file.format,
+            "size_bytes": best.size,
+            "operators": inspection.operators,
+            "float_operators": list(inspection.float_operators),
+            "dtypes": inspection.dtypes,
+        },
+        "recipe": dict(recipe),
+        "gate": {
+            "passed": not best.failures,
+            "failures": best.failures,
+            "min_agreement": MIN_AGREEMENT,
+            "max_balanced_accuracy_drop": MAX_DROP,
+            "max_ece_change": MAX_ECE_CHANGE,
+        },
+        "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in (*peers, *best.found)],
+        "corners": [{**msgspec.to_builtins(corner), "failures": corner.failures()} for corner in best.corners],
+        "calibration_share": best.share,
+        "attempts": [described(a) for a in attempts],
+    }
+
+
+def graph_report(steps: Sequence[Rewrite], noticed: Sequence[Finding], blamed: Sequence[Layer]) -> dict[str, Any]:
+    """The part that says what the network is made of."""
+    return {
+        "rewrites": [str(step) for step in steps],
+        "graph": [msgspec.to_builtins(finding) for finding in noticed],
+        "layers": [msgspec.to_builtins(layer) for layer in blamed],
+    }
