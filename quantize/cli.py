@@ -74,6 +74,7 @@ def command() -> None:
 @click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
 @click.option("--share", type=click.FloatRange(0.5, 1.0), help="Of windows that set int8 ranges (else 1, 0.99, 0.98).")
 @click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
+@click.option("--qat", is_flag=True, help="Where int8 fails, let the network learn to be rounded, and try again.")
 @click.option("--force", is_flag=True, help="Write the bundle even where it differs too much; its card says so.")
 @click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
@@ -89,6 +90,7 @@ def make(
     judges: int,
     share: float | None,
     recipe: str,
+    qat: bool,
     force: bool,
     bench: str | None,
     as_json: bool,
@@ -110,7 +112,7 @@ def make(
     loaded = read_checkpoint(checkpoint)
     records = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
-    options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, force)
+    options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, qat, force)
     with _work(work) as folder:
 
         def time(files: Mapping[str, Path], shown: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -201,7 +201,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the network as ONNX with static batch 1 and prove it equal to torch; raises ExportError."""
     example = nchw(random_inputs(checkpoint, 1))
     shown = {name: example[name] for name in checkpoint.inputs}
-    write_onnx(_exported(checkpoint), shown, checkpoint.outputs, path)
+    write_onnx(exported(checkpoint), shown, checkpoint.outputs, path)
     check_onnx(path, checkpoint)
     return path
 
@@ -277,7 +277,8 @@ class _OfOneModality(nn.Module):
         return self.network(shown, shown, mask)
 
 
-def _exported(checkpoint: Checkpoint) -> nn.Module:
+def exported(checkpoint: Checkpoint) -> nn.Module:
+    """What becomes the file: it reads ``inputs`` and gives ``outputs``, around the checkpoint's own network."""
     network = checkpoint.network
     whole = _WithEmbedding(network) if isinstance(network, EmoBed) else network
     return (whole if len(checkpoint.modalities) > 1 else _OfOneModality(whole)).eval()

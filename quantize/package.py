@@ -5,15 +5,17 @@ Knows nothing of the command line. A bundle that fails its gate is not written u
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from device.bundle import (
     DISCLAIMER,
@@ -34,6 +36,7 @@ from quantize.calibrate import (
     PER_MASK,
     Floats32,
     Pool,
+    balanced,
     calibration_inputs,
     check_labels,
     select,
@@ -42,9 +45,10 @@ from quantize.calibrate import (
 from quantize.convert import Converted, usable
 from quantize.corners import corners
 from quantize.errors import GateError, ResultsError
-from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, run_torch
+from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, exported, nchw, run_torch
 from quantize.layers import guilty
 from quantize.page import page
+from quantize.qat import Tuned, tune
 from quantize.recipe import (
     AUTO,
     Attempt,
@@ -77,6 +81,8 @@ SHARES = (1.0, 0.99, 0.98)
 Stress-Predict, 600 windows per mask) 8-18 labels differed at 1, 6-8 at 0.99 and 1-6 at 0.98, while the largest error of
 a probability grew from 0.05 to 0.12 and 0.20; on another, whose error lay in inner layers, it helped little. That it
 ends at 0.98 is a free choice."""
+PER_MASK_QAT = 800
+"""Windows of each mask that a network learns to be rounded on; a free choice."""
 UNCALIBRATED = 1.0
 """The temperature that leaves the logits as they are."""
 ONNX, DRAFT, REPORT = "model.onnx", ".affect", "report.json"
@@ -116,6 +122,8 @@ class Options:
     """Shares of the calibration windows that set the int8 ranges, tried in turn until one passes the gate."""
     recipe: str = AUTO
     """The format to make, a key of ``MODEL_FORMATS``; or ``auto``: judge them all and take the best that passes."""
+    qat: bool = False
+    """Where no integer file passes, let the network learn to be rounded and try again (quantize.qat)."""
     force: bool = False
     """Write a bundle that failed its gate; its card says so."""
 
@@ -174,7 +182,19 @@ def build(
 
     shown, logits = {name: inputs[name] for name in checkpoint.inputs}, run_torch(checkpoint.network, inputs)
     conversion = Conversion(onnx, shown, logits, len(checkpoint.outputs), work)
-    attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step)
+
+    def tuned() -> tuple[Conversion, Tuned]:
+        """The network once it has learned to be rounded, on windows of its own training subjects."""
+        learner = replace(checkpoint, network=copy.deepcopy(checkpoint.network))
+        windows = _to_learn_from(pool, trained, masks, options.seed)
+        said = tune(exported(learner), {name: windows[name] for name in checkpoint.inputs}, say=on_step)
+        path = export_onnx(learner, work / "tuned.onnx")
+        ready(path, on_step)
+        logits = run_torch(learner.network, inputs)
+        return Conversion(path, shown, logits, len(checkpoint.outputs), work / "tuned"), said
+
+    again = tuned if options.qat else None
+    attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step, again)
     timed = time({a.file.format: a.file.path for a in attempts if a.can_run}, inputs)
     best, why = choose(attempts, medians := medians_of(timed), options.recipe)
     blamed = operators_alone((best, *attempts), wanted[0].inputs, on_step)
@@ -192,6 +212,13 @@ def build(
     made = msgspec.structs.replace(_filled(blank, best.file, figures), probe=probe)
     parts = card(made, report), report, page(made.name, made.task, report, timed, medians)
     return Built(write_bundle(output, made, draft.model, *parts), report, timed)
+
+
+def _to_learn_from(pool: Pool, trained: Sequence[str], masks: Sequence[str], seed: int) -> dict[str, Floats32]:
+    """Network inputs of windows of training subjects under every mask, balanced over people and labels."""
+    own = np.isin(pool.subjects, list(trained))
+    parts = [pool.inputs(balanced(pool, np.flatnonzero(own & pool.having(m)), PER_MASK_QAT, seed), m) for m in masks]
+    return nchw({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _without_figures(checkpoint: Checkpoint) -> Manifest:

@@ -5,8 +5,8 @@ Knows nothing of what a network is for, nor how it is judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from quantize.convert import SUFFIXES, Converted, convert
 from quantize.corners import Corner
 from quantize.graph import Finding, check_graph
 from quantize.layers import WINDOWS, Layer, layers
+from quantize.qat import Tuned
 from quantize.rewrite import Rewrite, rewritten
 from quantize.verify import MAX_DROP, MAX_ECE_CHANGE, MIN_AGREEMENT, Comparison, gate
 
@@ -43,6 +44,8 @@ class Attempt:
     refused: Sequence[str] = ()
     """What runtimes say that do not take it."""
     corners: Sequence[Corner] = ()
+    tuned: Tuned | None = None
+    """How the network learned to be rounded, where it did."""
 
     @property
     def failures(self) -> list[str]:
@@ -90,6 +93,7 @@ class Conversion:
     n_outputs: int
     """How many the file has."""
     folder: Path
+    """For what comes out, one folder inside for each share."""
 
     def run(self, share: float, on_step: Callable[[str], None]) -> dict[str, Converted]:
         """Every format, with int8 ranges of the central share of the windows."""
@@ -106,17 +110,28 @@ def attempts_of(
     shares: Sequence[float],
     judged: Callable[[float, Converted], Attempt],
     on_step: Callable[[str], None],
+    again: Callable[[], tuple[Conversion, Tuned]] | None = None,
 ) -> list[Attempt]:
-    """The format that is asked for, over the shares until one passes; with ``auto`` int8 so, and then every other."""
+    """The format that is asked for, over the shares until one passes; with ``auto`` int8 so, and then every other.
+
+    Where none passes ``again`` gives what has learned to be rounded, to be tried over the shares in its turn.
+    """
     first, others = (INT8, [f for f in MODEL_FORMATS if f != INT8]) if recipe == AUTO else (recipe, [])
-    attempts: list[Attempt] = []
-    unchanged: Mapping[str, Converted] = {}
-    for share in shares if first in INTEGERS else shares[:1]:
-        files = conversion.run(share, on_step)
-        unchanged = unchanged or files
-        attempts.append(judged(share, files[first]))
-        if not attempts[-1].failures:
-            break
+    unchanged: dict[str, Converted] = {}
+
+    def over_shares(source: Conversion) -> Iterator[Attempt]:
+        for share in shares if first in INTEGERS else shares[:1]:
+            files = source.run(share, on_step)
+            unchanged.update({} if unchanged else files)
+            attempt = judged(share, files[first])
+            yield attempt
+            if not attempt.failures:
+                return
+
+    attempts = [*over_shares(conversion)]
+    if again is not None and first in INTEGERS and attempts[-1].failures:
+        anew, tuned = again()
+        attempts += [replace(attempt, tuned=tuned) for attempt in over_shares(anew)]
     return attempts + [judged(shares[0], unchanged[name]) for name in others]
 
 
@@ -180,6 +195,7 @@ def described(attempt: Attempt) -> dict[str, Any]:
         "agreement": min((c.agreement for c in attempt.found), default=None),
         "balanced_accuracy_drop": max((c.drop for c in attempt.found if c.drop is not None), default=None),
         "failures": attempt.failures,
+        "tuned": None if attempt.tuned is None else msgspec.to_builtins(attempt.tuned),
     }
 
 
@@ -207,6 +223,7 @@ def judgement(
         "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in (*peers, *best.found)],
         "corners": [{**msgspec.to_builtins(corner), "failures": corner.failures()} for corner in best.corners],
         "calibration_share": best.share,
+        "tuned": None if best.tuned is None else msgspec.to_builtins(best.tuned),
         "attempts": [described(a) for a in attempts],
     }
 

@@ -153,6 +153,12 @@ def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
             f"The int8 ranges are those of the central {report['calibration_share']:.0%} of the calibration windows: "
             "more extreme windows saturate, and their probabilities come out less extreme."
         )
+    if tuned := report.get("tuned"):
+        parts.append(
+            f"Before the conversion the network learned to be rounded (quantization-aware training without labels, "
+            f"{tuned['epochs']} times over {tuned['windows']} windows of training subjects). It is compared with "
+            "what it was before."
+        )
     if not gate["passed"]:
         parts.append(f"**The parity gate FAILED** and was overruled: {'; '.join(gate['failures'])}.")
     return parts
@@ -231,6 +237,7 @@ def _formats(report: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column in ("format", "gate") else "right", no_wrap=column != "gate")
     for it in report["attempts"]:
         share = "" if it["calibration_share"] == 1 else f" {it['calibration_share']:.0%}"
+        share += " tuned" if it["tuned"] else ""
         cells = (it["size_bytes"], it["float_operators"], it["agreement"], it["balanced_accuracy_drop"])
         table.add_row(it["format"] + share, *(_figure(cell) for cell in cells), _gate(it["failures"]))
     return table

@@ -266,7 +266,10 @@ def test_windows_of_another_kind_are_refused(made: Made, tmp_path: Path) -> None
 # --- to the device --------------------------------------------------------------------------------------------------
 
 
-def make_bundle(made: Made, distilled: Distilled, folder: Path, recipe: str = "auto", **results: Any) -> Bundle:
+ONE_SHARE = Options(shares=(1.0,))
+
+
+def make_bundle(made: Made, distilled: Distilled, folder: Path, options: Options = ONE_SHARE, **results: Any) -> Bundle:
     """Through files, as the commands do it; one conversion."""
     save_student(folder / "c.pt", distilled, SPEC, LABELS, provenance())
     inputs = scaled(made.table.x, made.table.present, distilled.features, SPEC.clip)
@@ -274,7 +277,6 @@ def make_bundle(made: Made, distilled: Distilled, folder: Path, recipe: str = "a
     checkpoint = read_checkpoint(folder / "c.pt")
     pool = read_pool(folder / "w.npz", SPEC, folder, features=checkpoint.features)
     (folder / "work").mkdir(exist_ok=True)
-    options = Options(shares=(1.0,), recipe=recipe)
     build(checkpoint, pool, folder / "b.affect", folder / "work", options=options, **results)
     return read_bundle(folder / "b.affect")
 
@@ -342,7 +344,11 @@ def test_where_int8_cannot_follow_the_smallest_file_that_can_is_taken(made: Made
         last.weight += 300.0
     coarse = replace(made.distilled, student=student.eval())
     with pytest.raises(GateError, match=r"most is lost in FULLY_CONNECTED at \d+ \(.*take --recipe auto"):
-        make_bundle(made, coarse, tmp_path, recipe="int8")
+        make_bundle(made, coarse, tmp_path, replace(ONE_SHARE, recipe="int8"))
+    learned = make_bundle(made, coarse, tmp_path, replace(ONE_SHARE, recipe="int8", qat=True, force=True))
+    attempts = learned.report["attempts"]
+    assert [bool(attempt["tuned"]) for attempt in attempts] == [False, True]
+    assert attempts[1]["tuned"]["after"] < attempts[1]["tuned"]["before"]
     bundle = make_bundle(made, coarse, tmp_path)
     assert bundle.manifest.output.dtype == bundle.manifest.inputs["ecg"].dtype == "float32"
     assert {p.mask: p.agreement for p in bundle.manifest.parity} == dict.fromkeys(BUNDLE_MASKS, 1.0)
