@@ -77,6 +77,7 @@ def command() -> None:
 @click.option("--qat", is_flag=True, help="Where int8 fails, let the network learn to be rounded, and try again.")
 @click.option("--force", is_flag=True, help="Write the bundle even where it differs too much; its card says so.")
 @click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
+@click.option("--records", type=click.Path(path_type=Path), help="Put flat records of every format in this JSON file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def make(
     checkpoint: Path,
@@ -93,6 +94,7 @@ def make(
     qat: bool,
     force: bool,
     bench: str | None,
+    records: Path | None,
     as_json: bool,
 ) -> None:
     """Turn CHECKPOINT into a bundle and prove it equal to the float network, for every set of sensors.
@@ -106,11 +108,13 @@ def make(
     from quantize.export import ARGUMENTS, nchw, random_inputs, read_checkpoint
     from quantize.latency import latency, target_of, torch_run_of
     from quantize.package import ONNX, SHARES, Options, build, read_results
+    from quantize.records import merge
+    from quantize.records import records as flat
 
     target = target_of(bench) if bench else None
     say("read checkpoint and windows")
     loaded = read_checkpoint(checkpoint)
-    records = read_results(results, loaded) if results else []
+    figures = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
     options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, qat, force)
     with _work(work) as folder:
@@ -120,11 +124,34 @@ def make(
             run = torch_run_of(loaded.network, [arrays[name] for name in ARGUMENTS])
             return latency(target, run, folder / ONNX, files, shown, folder, say) if target else {}
 
-        built = build(loaded, pool, output, folder, results=records, options=options, on_step=say, time=time)
+        built = build(loaded, pool, output, folder, results=figures, options=options, on_step=say, time=time)
+    if records is not None:
+        say(f"records in {records}")
+        merge(
+            records,
+            flat({**built.report, "task": built.bundle.manifest.task}, built.timed, _arena(built.bundle), _said()),
+        )
     if as_json:
         print(json.dumps({**built.report, **built.timed, **_outcome(built.bundle), "seconds": round(say.seconds, 1)}))
     else:
         show(Console(), built.bundle, built.report, say.seconds, built.timed)
+
+
+def _arena(bundle: Bundle) -> int | None:
+    """Bytes that TensorFlow Lite Micro needs; None for what it does not run, and where it is not installed."""
+    from quantize.errors import McuError
+    from quantize.mcu import tried
+
+    try:
+        return tried(bundle).arena_bytes
+    except McuError:
+        return None
+
+
+def _said() -> str:
+    """The command line, its paths without their folders."""
+    words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
+    return " ".join(["affectd-quantize", *words])
 
 
 @command.command()

@@ -194,6 +194,10 @@ def described(attempt: Attempt) -> dict[str, Any]:
         "float_operators": len(attempt.file.inspection.float_operators),
         "agreement": min((c.agreement for c in attempt.found), default=None),
         "balanced_accuracy_drop": max((c.drop for c in attempt.found if c.drop is not None), default=None),
+        "masks": {
+            c.mask: {"agreement": c.agreement, "balanced_accuracy_drop": c.drop}
+            for c in reversed(attempt.found)  # of several runtimes the device's first
+        },
         "failures": attempt.failures,
         "tuned": None if attempt.tuned is None else msgspec.to_builtins(attempt.tuned),
     }
