@@ -9,10 +9,10 @@ data=${1:-${AFFECTD_REFERENCE_DATA:?names no folder with the reference recording
 out=${2:-runs-out}
 
 echo "1/3 the network"
-affectd-train fit --config train/runs/stress-predict.toml --without S21 --data "$data" --out "$out"
+affectd-train fit --config train/runs/emobed-stress-predict.toml --system emobed --without S21 --data "$data" --out "$out"
 echo "2/3 int8 bundle"
 mkdir -p device/bundles
-affectd-quantize "$out/acc.pt" --recipe int8 --calibration "$out/windows.npz" --results results/loso.json \
+affectd-quantize "$out/emobed.pt" --recipe int8 --calibration "$out/windows.npz" --results results/loso.json \
   -o device/bundles/default.affect
 echo "3/3 the demo's held-out subject"
 affectd-train demo-data --data "$data"
