@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,6 +169,8 @@ class Converted:
     """A key of ``SUFFIXES``."""
     path: Path
     inspection: Inspection
+    names: tuple[str, ...]
+    """Of the ONNX file's outputs, in their order."""
     wrong: tuple[str, ...]
     """What is not as its format says; empty where it can be used."""
     log: Path
@@ -190,8 +192,10 @@ class Converted:
 
     @property
     def _outputs(self) -> list[TensorSpec]:
-        """In the order of the ONNX file's: the converter numbers them (``output_0``), for want of names."""
-        return [self.inspection.outputs[name] for name in sorted(self.inspection.outputs)]
+        """In the order of the ONNX file's, whose names some formats keep; in others the converter numbers them."""
+        found = self.inspection.outputs
+        names = self.names if set(self.names) == set(found) else sorted(found)
+        return [found[name] for name in names]
 
 
 def convert(
@@ -199,12 +203,13 @@ def convert(
     calibration: Mapping[str, Floats32],
     folder: Path,
     on_stage: Callable[[str], None] = lambda _: None,
-    n_outputs: int = 1,
+    outputs: Sequence[str] = ("logits",),
 ) -> dict[str, Converted]:
     """Convert an ONNX file; one file for each of ``SUFFIXES``, in that order. Raises ConvertError with the last lines.
 
     ``calibration`` holds each of the file's inputs as the network sees it, ecg and eda (n, n_chans, n_times) and mask
-    (n, 2); ``folder`` gets every intermediate file and the log; ``on_stage`` hears what the converter is at.
+    (n, 2); ``outputs`` are its outputs' names in their order; ``folder`` gets every intermediate file and the log;
+    ``on_stage`` hears what the converter is at.
     """
     folder = folder.absolute()  # the child runs in it
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,8 +222,10 @@ def convert(
     shapes = {name: _file_shape(array) for name, array in calibration.items()}
     found = _run_child(job, folder, log, on_stage)
     return {
-        name: Converted(name, path, found[name], tuple(faults(found[name], name, shapes, n_outputs)), log)
-        for name, path in files.items()
+        form: Converted(
+            form, path, found[form], tuple(outputs), tuple(faults(found[form], form, shapes, len(outputs))), log
+        )
+        for form, path in files.items()
     }
 
 

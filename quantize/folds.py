@@ -108,7 +108,7 @@ def int8_classifier(checkpoint: Checkpoint, pool: Pool, folder: Path) -> Classif
     inputs = calibration_inputs(pool, chosen, checkpoint.spec)
     shown = {name: inputs[name] for name in checkpoint.inputs}
     onnx = export_onnx(checkpoint, folder / "model.onnx")
-    converted = usable(convert(onnx, shown, folder, n_outputs=len(checkpoint.outputs))[RUNTIME])
+    converted = usable(convert(onnx, shown, folder, outputs=checkpoint.outputs)[RUNTIME])
     manifest = draft_manifest(checkpoint, converted)
     return Classifier(write_bundle(folder / "fold.affect", manifest, converted.model, DISCLAIMER, {}))
 

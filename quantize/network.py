@@ -251,7 +251,7 @@ def build_network(
         return Attempt(share, file, None, *_compared(file, wanted))
 
     shown = windows.of(network.inputs, calibration)
-    conversion = Conversion(work / ONNX, shown, _told(model, shown), len(model.graph.output), work)
+    conversion = Conversion(work / ONNX, shown, _told(model, shown), [o.name for o in model.graph.output], work)
     attempts = attempts_of(conversion, recipe, shares, judged, on_step)
     timed = time(work / ONNX, {a.file.format: a.file.path for a in attempts if a.can_run}, shown)
     best, why = choose(attempts, medians := medians_of(timed), recipe)
@@ -331,7 +331,7 @@ def _compared(file: Converted, wanted: Wanted) -> tuple[list[Comparison], list[s
         except ImportError:
             continue
         except (ValueError, RuntimeError) as error:
-            against.append(f"{runtime} does not load it: {' '.join(str(error).split())}")
+            against.append(f"{runtime} does not load it: {' '.join(str(error).split('. ')[0].split())}")
             continue
         got = np.stack([_run(interpreter, file, wanted.inputs, i) for i in range(len(wanted.logits))])
         found.append(comparison(wanted, runtime, got))

@@ -181,7 +181,7 @@ def build(
         return Attempt(share, file, draft, compare(draft, wanted), refusals(draft), corners(draft, checkpoint))
 
     shown, logits = {name: inputs[name] for name in checkpoint.inputs}, run_torch(checkpoint.network, inputs)
-    conversion = Conversion(onnx, shown, logits, len(checkpoint.outputs), work)
+    conversion = Conversion(onnx, shown, logits, checkpoint.outputs, work)
 
     def tuned() -> tuple[Conversion, Tuned]:
         """The network once it has learned to be rounded, on windows of its own training subjects."""
@@ -191,7 +191,7 @@ def build(
         path = export_onnx(learner, work / "tuned.onnx")
         ready(path, on_step)
         logits = run_torch(learner.network, inputs)
-        return Conversion(path, shown, logits, len(checkpoint.outputs), work / "tuned"), said
+        return Conversion(path, shown, logits, checkpoint.outputs, work / "tuned"), said
 
     again = tuned if options.qat else None
     attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step, again)

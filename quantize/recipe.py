@@ -90,8 +90,8 @@ class Conversion:
     """Of the windows that calibrate, by input of the file: (n, n_chans, n_times) or (n, size)."""
     outputs: Floats32
     """(n, n_outputs) of the float network for them."""
-    n_outputs: int
-    """How many the file has."""
+    names: Sequence[str]
+    """Of the file's outputs, in their order."""
     folder: Path
     """For what comes out, one folder inside for each share."""
 
@@ -101,7 +101,7 @@ class Conversion:
         n = len(next(iter(kept.values())))
         on_step(f"int8 ranges of {n} windows ({share:.0%} of those chosen)")
         folder = self.folder / f"share-{100 * share:g}"
-        return convert(self.onnx, kept, folder, lambda stage: on_step(f"convert: {stage}"), self.n_outputs)
+        return convert(self.onnx, kept, folder, lambda stage: on_step(f"convert: {stage}"), self.names)
 
 
 def attempts_of(

@@ -277,17 +277,18 @@ def show(
 
 
 def timing(timed: Mapping[str, Any]) -> RenderableType:
-    """Every variant, the fastest first; those that do not run, with the reason, last."""
+    """Every variant, the fastest first; below, what does not run, with the reason."""
     title = f"one window on {timed['machine']}, {timed['cores']} cores: {timed['macs']:,} multiply-accumulates"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in ("run by", "format", "threads", "XNNPACK", "median us", "10-90 %", "of int8 peak"):
         table.add_column(column, justify="left" if column in ("run by", "format") else "right", no_wrap=True)
+    failed: dict[str, str] = {}
     rows = sorted(timed["latency"], key=lambda r: r.get("median_us", float("inf")))
     for r in rows:
         what = (r["runtime"], r["format"], str(r["threads"]), "yes" if r["xnnpack"] else "")
         if "error" in r:
-            table.add_row(*what, "", "", r["error"])
+            failed[f"{r['runtime']} {r['format']}"] = r["error"].split(". ")[0]
         else:
             spread, share = f"{r['p10_us']:.0f}-{r['p90_us']:.0f}", r.get("peak_share")
             table.add_row(*what, f"{r['median_us']:.0f}", spread, "" if share is None else f"{share:.0%}")
-    return table
+    return Group(table, *(Text(f"{what} does not run: {why}") for what, why in failed.items()))

@@ -143,7 +143,9 @@ def classifiers(bundle: Bundle) -> list[Classifier]:
 
 def refusals(bundle: Bundle) -> list[str]:
     """What each runtime says that is here and does not take the file."""
-    return [error.reason for error in _tried(bundle)[1] if isinstance(error, BundleError)]
+    return [
+        " ".join(error.reason.split(". ")[0].split()) for error in _tried(bundle)[1] if isinstance(error, BundleError)
+    ]
 
 
 def _tried(bundle: Bundle) -> tuple[list[Classifier], list[DeviceError]]:

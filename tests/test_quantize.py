@@ -30,7 +30,7 @@ from device.selftest import check_everywhere, probe_of
 from device.space import Space
 from quantize.calibrate import Pool, balanced, calibration_inputs, central, check_no_leak, read_pool, select
 from quantize.cli import explain, main
-from quantize.convert import SUFFIXES, Inspection, convert, faults
+from quantize.convert import SUFFIXES, Converted, Inspection, convert, faults
 from quantize.corners import Corner, corners, windows
 from quantize.errors import CalibrationError, ConvertError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
@@ -355,6 +355,15 @@ def test_onnx_equals_torch(run: Run) -> None:
     inputs = pool.inputs(np.arange(0, len(pool), 9), "ecg")
     wanted = run_torch(checkpoint.network, inputs)
     np.testing.assert_allclose(run_onnx(run.work / "model.onnx", inputs), wanted, atol=1e-5)
+
+
+def test_two_outputs_keep_their_order_whatever_a_format_calls_them() -> None:
+    spec = {k: TensorSpec(name="x", shape=(1, k), dtype="float32", scale=0.0, zero_point=0) for k in (2, 32)}
+    for first, second in (("logits", "embedding"), ("output_0", "output_1"), ("Identity", "Identity_1")):
+        found = inspected("float32", 0.0)
+        found = msgspec.structs.replace(found, outputs={second: spec[32], first: spec[2]})
+        file = Converted("float32", Path("x"), found, ("logits", "embedding"), (), Path("log"))
+        assert file.output.shape == (1, 2) and file.embedding is not None and file.embedding.shape == (1, 32)
 
 
 @pytest.fixture(scope="module", params=[None, ENCODER], ids=["stem", "transformer"])
