@@ -28,7 +28,10 @@ from quantize.errors import ConvertError, GateError, GraphError, QuantizeError
 from quantize.report import show
 from train.errors import TrainError
 
-CACHE = Path("~/.cache/affectd/prepared").expanduser()
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "affectd"
+CONVERTED = KEPT / "converted"
+"""Where conversions are kept between runs; it may go at any time."""
+CACHE = KEPT / "prepared"
 """Where windows prepared from a data set are kept between runs."""
 RECIPES = ("auto", *MODEL_FORMATS)
 BAD_INPUT = 2
@@ -116,7 +119,7 @@ def make(
     loaded = read_checkpoint(checkpoint)
     figures = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
-    options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, qat, force)
+    options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, qat, CONVERTED, force)
     with _work(work) as folder:
 
         def time(files: Mapping[str, Path], shown: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -196,7 +199,9 @@ def network(
         run = None if loaded.module is None else torch_run_of(loaded.module, shown.example(loaded.inputs))
         return latency(target, run, onnx, files, some, output, say) if target else {}
 
-    report, timed = build_network(loaded, shown, output, recipe=recipe, seed=seed, force=force, on_step=say, time=time)
+    report, timed = build_network(
+        loaded, shown, output, recipe=recipe, seed=seed, force=force, cache=CONVERTED, on_step=say, time=time
+    )
     if as_json:
         print(json.dumps({**report, **timed, "seconds": round(say.seconds, 1)}))
     else:

@@ -8,6 +8,7 @@ files' flatbuffers and writes ``result.json``. TensorFlow's memory, warnings and
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from device.bundle import MODEL_FORMATS, TensorSpec
 from quantize.errors import ConvertError
+from quantize.kept import fetch, keep, key_of
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -38,6 +40,8 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """Terminal colours, which the converter writes into its log."""
 REMEDY_LOG = "its last words say what it could not do"
 REMEDY_LAYERS = "write the network with layers that survive (train/models/blocks.py)"
+CONVERTERS = ("onnx2tf", "tensorflow", "onnx", "numpy")
+"""Packages whose versions shape the files."""
 LOG, JOB, RESULT = "convert.log", "job.json", "result.json"
 INTEGER = ("INT8", "INT16", "INT32", "INT64", "BOOL")
 """Tensor types a network without float may hold: data, biases, shapes."""
@@ -204,12 +208,13 @@ def convert(
     folder: Path,
     on_stage: Callable[[str], None] = lambda _: None,
     outputs: Sequence[str] = ("logits",),
+    cache: Path | None = None,
 ) -> dict[str, Converted]:
     """Convert an ONNX file; one file for each of ``SUFFIXES``, in that order. Raises ConvertError with the last lines.
 
     ``calibration`` holds each of the file's inputs as the network sees it, ecg and eda (n, n_chans, n_times) and mask
     (n, 2); ``outputs`` are its outputs' names in their order; ``folder`` gets every intermediate file and the log;
-    ``on_stage`` hears what the converter is at.
+    ``on_stage`` hears what the converter is at. What the same file and windows came to before is taken from ``cache``.
     """
     folder = folder.absolute()  # the child runs in it
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,9 +223,18 @@ def convert(
     for path in files.values():
         path.unlink(missing_ok=True)
     names = {name: str(path) for name, path in files.items()}
-    job = _Job(str(folder / RESULT), str(onnx.absolute()), str(made), names, _save_calibration(calibration, folder))
+    paths = _save_calibration(calibration, folder)
+    key = _key(onnx, paths) if cache is not None else ""
+    if cache is not None and fetch(cache, key, folder):
+        on_stage("as it came out before")
+        found = msgspec.json.decode((folder / RESULT).read_bytes(), type=dict[str, Inspection])
+    else:
+        found = _run_child(
+            _Job(str(folder / RESULT), str(onnx.absolute()), str(made), names, paths), folder, log, on_stage
+        )
+        if cache is not None:
+            keep(cache, key, folder, [*files.values(), folder / RESULT, log])
     shapes = {name: _file_shape(array) for name, array in calibration.items()}
-    found = _run_child(job, folder, log, on_stage)
     return {
         form: Converted(
             form, path, found[form], tuple(outputs), tuple(faults(found[form], form, shapes, len(outputs))), log
@@ -263,6 +277,14 @@ def _save_calibration(calibration: Mapping[str, Floats32], folder: Path) -> dict
         np.save(path, np.ascontiguousarray(nhwc, np.float32))
         paths[name] = str(path.absolute())
     return paths
+
+
+def _key(onnx: Path, calibration: Mapping[str, str]) -> str:
+    """Of all that shapes the files: network and windows, converter and its options, and this file."""
+    versions = ",".join(f"{name} {importlib.metadata.version(name)}" for name in CONVERTERS)
+    said = f"{onnx.name} {versions} {sorted(OPTIONS.items(), key=str)} {sorted(calibration)}"
+    windows = (Path(calibration[name]).read_bytes() for name in sorted(calibration))
+    return key_of([said.encode(), Path(__file__).read_bytes(), onnx.read_bytes(), *windows])
 
 
 def _file_shape(array: Floats32) -> tuple[int, ...]:

@@ -224,6 +224,7 @@ def build_network(
     seed: int = 0,
     shares: Sequence[float] = SHARES,
     force: bool = False,
+    cache: Path | None = None,
     on_step: Callable[[str], None] = lambda _: None,
     time: Timing = lambda onnx, files, windows: {},
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -251,7 +252,7 @@ def build_network(
         return Attempt(share, file, None, *_compared(file, wanted))
 
     shown = windows.of(network.inputs, calibration)
-    conversion = Conversion(work / ONNX, shown, _told(model, shown), [o.name for o in model.graph.output], work)
+    conversion = Conversion(work / ONNX, shown, _told(model, shown), [o.name for o in model.graph.output], work, cache)
     attempts = attempts_of(conversion, recipe, shares, judged, on_step)
     timed = time(work / ONNX, {a.file.format: a.file.path for a in attempts if a.can_run}, shown)
     best, why = choose(attempts, medians := medians_of(timed), recipe)

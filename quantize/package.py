@@ -124,6 +124,8 @@ class Options:
     """The format to make, a key of ``MODEL_FORMATS``; or ``auto``: judge them all and take the best that passes."""
     qat: bool = False
     """Where no integer file passes, let the network learn to be rounded and try again (quantize.qat)."""
+    cache: Path | None = None
+    """Where conversions are kept for the next time."""
     force: bool = False
     """Write a bundle that failed its gate; its card says so."""
 
@@ -181,7 +183,7 @@ def build(
         return Attempt(share, file, draft, compare(draft, wanted), refusals(draft), corners(draft, checkpoint))
 
     shown, logits = {name: inputs[name] for name in checkpoint.inputs}, run_torch(checkpoint.network, inputs)
-    conversion = Conversion(onnx, shown, logits, checkpoint.outputs, work)
+    conversion = Conversion(onnx, shown, logits, checkpoint.outputs, work, options.cache)
 
     def tuned() -> tuple[Conversion, Tuned]:
         """The network once it has learned to be rounded, on windows of its own training subjects."""
@@ -191,7 +193,7 @@ def build(
         path = export_onnx(learner, work / "tuned.onnx")
         ready(path, on_step)
         logits = run_torch(learner.network, inputs)
-        return Conversion(path, shown, logits, checkpoint.outputs, work / "tuned"), said
+        return Conversion(path, shown, logits, checkpoint.outputs, work / "tuned", options.cache), said
 
     again = tuned if options.qat else None
     attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step, again)

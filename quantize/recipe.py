@@ -94,6 +94,8 @@ class Conversion:
     """Of the file's outputs, in their order."""
     folder: Path
     """For what comes out, one folder inside for each share."""
+    cache: Path | None = None
+    """Where what comes out is kept for the next time."""
 
     def run(self, share: float, on_step: Callable[[str], None]) -> dict[str, Converted]:
         """Every format, with int8 ranges of the central share of the windows."""
@@ -101,7 +103,7 @@ class Conversion:
         n = len(next(iter(kept.values())))
         on_step(f"int8 ranges of {n} windows ({share:.0%} of those chosen)")
         folder = self.folder / f"share-{100 * share:g}"
-        return convert(self.onnx, kept, folder, lambda stage: on_step(f"convert: {stage}"), self.names)
+        return convert(self.onnx, kept, folder, lambda stage: on_step(f"convert: {stage}"), self.names, self.cache)
 
 
 def attempts_of(

@@ -72,6 +72,12 @@ def save_windows(path: Path, n: int = 200, **instead: Any) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an earlier run."""
+    monkeypatch.setattr("quantize.cli.CONVERTED", tmp_path / "kept")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("network")
@@ -93,9 +99,12 @@ def test_a_module_of_somebody_else_becomes_full_int8_and_says_the_same(folder: P
         "int8",
         "--json",
     ]
-    done = CliRunner().invoke(command, args, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    done, again = (CliRunner().invoke(command, args, catch_exceptions=False) for _ in range(2))
+    assert done.exit_code == again.exit_code == 0, done.output
     report = json.loads(done.stdout)
+    assert "convert: int8 file" in done.stderr and "as it came out before" not in done.stderr
+    assert "as it came out before" in again.stderr and "convert: int8 file" not in again.stderr
+    assert {**json.loads(again.stdout), "seconds": 0} == {**report, "seconds": 0}
     assert report["model"]["float_operators"] == [] and report["gate"]["passed"]
     assert report["recipe"] == {"asked": "int8", "taken": "int8", "why": "it was asked for"}
     assert any(line.startswith("Conv1d as Conv2d: 4 times") for line in report["rewrites"])

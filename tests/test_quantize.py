@@ -190,7 +190,8 @@ def run(files: Path) -> Run:
     (files / "results.json").write_text(json.dumps(records))
     names = ("checkpoint.pt", "--calibration", "windows.npz", "--results", "results.json", "-o", "made.affect")
     command = [sys.executable, "-m", "quantize.cli", *names, "--work", "work", "--bench", "host", "--json"]
-    done = subprocess.run(command, cwd=files, env=_environment(), capture_output=True, text=True, check=False)
+    environment = _environment() | {"XDG_CACHE_HOME": str(files / "cache")}  # nothing of an earlier run
+    done = subprocess.run(command, cwd=files, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Run(files, done.stdout, done.stderr)
 
