@@ -59,7 +59,7 @@ def page(
 
 def depth(found: Sequence[Layer]) -> str:
     """Errors by depth, and below what each operator costs."""
-    at = np.arange(len(found))
+    at = [layer.position for layer in found]  # inputs lie before 0
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -73,7 +73,7 @@ def depth(found: Sequence[Layer]) -> str:
         below.set(
             ylabel="moves an output by",
             xlabel="inputs and operators, in the order of the file",
-            xlim=(-0.7, len(found) - 0.3),
+            xlim=(at[0] - 0.7, at[-1] + 0.7),
         )
         return svg(figure, "Error of each operator by depth")
 
