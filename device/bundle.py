@@ -94,6 +94,14 @@ def stored_range(tensor: TensorSpec) -> tuple[int, int]:
     return (0, 0) if bits is None else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
+def span(tensor: TensorSpec) -> tuple[float | None, float | None]:
+    """The least and greatest real value that an integer tensor can hold; None for float."""
+    if tensor.dtype == "float32":
+        return None, None
+    low, high = (tensor.scale * (edge - tensor.zero_point) for edge in stored_range(tensor))
+    return low, high
+
+
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Below or beyond these the device abstains. The least sqi is in the SignalSpec."""
 

@@ -110,7 +110,8 @@ def make(
     from quantize.calibrate import read_pool
     from quantize.export import ARGUMENTS, nchw, random_inputs, read_checkpoint
     from quantize.latency import latency, target_of, torch_run_of
-    from quantize.package import ONNX, SHARES, Options, build, read_results
+    from quantize.package import ONNX, Options, build, read_results
+    from quantize.recipe import SHARES
     from quantize.records import merge
     from quantize.records import records as flat
 
@@ -123,9 +124,11 @@ def make(
     with _work(work) as folder:
 
         def time(files: Mapping[str, Path], shown: Mapping[str, Any]) -> Mapping[str, Any]:
+            if target is None:
+                return {}
             arrays = nchw(random_inputs(loaded, 1))
             run = torch_run_of(loaded.network, [arrays[name] for name in ARGUMENTS])
-            return latency(target, run, folder / ONNX, files, shown, folder, say) if target else {}
+            return latency(target, run, folder / ONNX, files, shown, folder, say)
 
         built = build(loaded, pool, output, folder, results=figures, options=options, on_step=say, time=time)
     if records is not None:
@@ -196,8 +199,10 @@ def network(
     loaded = read_network(source, weights, shown := read_windows(calibration))
 
     def time(onnx: Path, files: Mapping[str, Path], some: Mapping[str, Any]) -> Mapping[str, Any]:
+        if target is None:
+            return {}
         run = None if loaded.module is None else torch_run_of(loaded.module, shown.example(loaded.inputs))
-        return latency(target, run, onnx, files, some, output, say) if target else {}
+        return latency(target, run, onnx, files, some, output, say)
 
     report, timed = build_network(
         loaded, shown, output, recipe=recipe, seed=seed, force=force, cache=CONVERTED, on_step=say, time=time

@@ -401,13 +401,13 @@ def _inspect(data: bytes) -> Inspection:
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     model = schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
     (graph,) = model.subgraphs
-    codes = [_operator(code, names) for code in model.operatorCodes]
+    codes = [operator_of(code, names) for code in model.operatorCodes]
     used = [(codes[op.opcodeIndex], [i for i in (*op.inputs, *op.outputs) if i >= 0]) for op in graph.operators]
     mixed = [(op, sorted({types[graph.tensors[i].type] for i in tensors} - {*INTEGER})) for op, tensors in used]
     inputs, outputs = _named(model, graph)
     return Inspection(
-        inputs={name: _tensor(graph.tensors[i], types) for name, i in inputs.items()},
-        outputs={name: _tensor(graph.tensors[i], types) for name, i in outputs.items()},
+        inputs={name: tensor_of(graph.tensors[i], types) for name, i in inputs.items()},
+        outputs={name: tensor_of(graph.tensors[i], types) for name, i in outputs.items()},
         operators=dict(Counter(op for op, _ in used)),
         foreign=tuple(sorted({op for op, _ in used if op.startswith(("Flex", "CUSTOM"))})),
         float_operators=tuple(f"{op}: {', '.join(kinds)}" for op, kinds in mixed if kinds),
@@ -425,7 +425,7 @@ def _named(model: Any, graph: Any) -> tuple[dict[str, int], dict[str, int]]:
     return inputs, outputs
 
 
-def _operator(code: Any, names: Mapping[int, str]) -> str:
+def operator_of(code: Any, names: Mapping[int, str]) -> str:
     """Name of an operator; the schema moved builtin codes above 127 to a second field."""
     if code.customCode:
         custom: str = code.customCode.decode()
@@ -433,7 +433,7 @@ def _operator(code: Any, names: Mapping[int, str]) -> str:
     return names[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
-def _tensor(tensor: Any, types: Mapping[int, str]) -> TensorSpec:
+def tensor_of(tensor: Any, types: Mapping[int, str]) -> TensorSpec:
     """One input or output as the bundle's manifest wants it."""
     quantized = tensor.quantization is not None and tensor.quantization.scale is not None
     dtypes: dict[str, Literal["int8", "int16"]] = {"INT8": "int8", "INT16": "int16"}

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 import torch
 from torch import nn
 
@@ -26,6 +25,7 @@ from device.pipeline.errors import SpecError
 from device.pipeline.feature_input import FeatureSpec
 from device.pipeline.spec import MODALITIES, SignalSpec
 from quantize.errors import ExportError
+from quantize.rewrite import TOLERANCE, session_of
 from train.distil import load_student
 from train.errors import CheckpointError
 from train.fit import load_checkpoint
@@ -42,9 +42,6 @@ OUTPUT, EMBEDDING = "logits", "embedding"
 """Names of the ONNX outputs; the second only where the network has a space."""
 OPSET = 18
 """The dynamo exporter's own opset in torch 2.6-2.13; an older one would need a lossy down-conversion."""
-TOLERANCE = 1e-4
-"""Largest difference of a logit between torch and onnxruntime, relative to 1 + the largest logit: some 1000 x
-float32's own rounding, 1/10 of what int8 costs."""
 N_CHECKED = 8
 """Random windows on which ONNX and torch are compared; a wrong operator differs on the first."""
 REMEDY_CHECKPOINT = "write it with affectd-train of this version"
@@ -186,9 +183,7 @@ def _run_torch(forward: Callable[..., torch.Tensor], arrays: Mapping[str, Floats
 
 def run_onnx(path: Path, arrays: Mapping[str, Floats32], output: str = OUTPUT) -> Floats32:
     """(n, size) of one of its outputs under onnxruntime, one window at a time as the file is made."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = session_of(onnx.load(str(path)))
     shown = nchw(arrays)
     names = [value.name for value in session.get_inputs()]
     rows = [

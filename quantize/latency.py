@@ -34,6 +34,7 @@ from quantize import bench
 from quantize.calibrate import Floats32
 from quantize.errors import BenchError
 from quantize.export import nchw
+from quantize.rewrite import shapes_of
 
 PEAK = "peak"
 """Format of the integer product whose rate stands for what the machine can do."""
@@ -209,9 +210,7 @@ def product(path: Path) -> Path:
 def count_macs(model: Path) -> int:
     """Multiply-accumulates of one run of an ONNX file: convolutions and matrix products."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(str(model)), strict_mode=True).graph
-    values = (*graph.value_info, *graph.input, *graph.output)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    shapes |= {w.name: list(w.dims) for w in graph.initializer}
+    shapes = shapes_of(graph)
     total = 0
     for node in graph.node:
         if node.op_type == "Conv":

@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
 
-from device.inference import RUNTIMES
+from device.bundle import TensorSpec, span
+from device.inference import RUNTIMES, dequantize, quantize
 from quantize.bench import PLAIN, interpreter_of
+from quantize.convert import operator_of, tensor_of
 
 Array = npt.NDArray[Any]
 Values = dict[int, Array]
@@ -104,34 +106,19 @@ class _File:
 
     def kind(self, operator: Any) -> str:
         """Of an operator."""
-        code = self.model.operatorCodes[operator.opcodeIndex]
-        name: str = _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        return name
+        return operator_of(self.model.operatorCodes[operator.opcodeIndex], _OPERATORS)
 
-    def step(self, tensor: int) -> tuple[float, int]:
-        """Scale and zero point."""
-        said = self.graph.tensors[tensor].quantization
-        return float(said.scale[0]), int(said.zeroPoint[0])
-
-    def range(self, tensor: int) -> tuple[float, float]:
-        """The least and greatest value that a tensor can hold."""
-        (scale, zero), kind = self.step(tensor), np.iinfo(self.dtype(tensor))
-        return scale * (kind.min - zero), scale * (kind.max - zero)
-
-    def dtype(self, tensor: int) -> type[np.signedinteger[Any]]:
-        """int8 or int16, of an int8 network's tensor."""
-        return np.int16 if self.graph.tensors[tensor].type == schema.TensorType.INT16 else np.int8
+    def spec(self, tensor: int) -> TensorSpec:
+        """How it holds real values."""
+        return tensor_of(self.graph.tensors[tensor], _TYPES)
 
     def stored(self, tensor: int, value: Array) -> Array:
         """Real values as the file holds them."""
-        (scale, zero), kind = self.step(tensor), np.iinfo(self.dtype(tensor))
-        stored: Array = np.clip(np.rint(value / scale) + zero, kind.min, kind.max).astype(kind.dtype)
-        return stored
+        return quantize(value, self.spec(tensor))
 
     def real(self, tensor: int, stored: Array) -> Array:
         """Real values of what the file holds."""
-        scale, zero = self.step(tensor)
-        return (stored.astype(np.float32) - zero) * np.float32(scale)
+        return dequantize(stored, self.spec(tensor))
 
     def part(self, operators: Sequence[Any], instead: int | None = None) -> _Part:
         """Some operators alone, with every tensor that they make as an output; ``instead`` is given, not made."""
@@ -149,6 +136,7 @@ class _File:
         return _Part(list(needed), outputs, interpreter)
 
 
+_TYPES = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 
 
@@ -246,7 +234,8 @@ class _Both:
 
     def layer(self, position: int, operator: str, output: int, more: Array) -> Layer:
         """Its figures; ``more`` is what it alone says more in int8, windows first."""
-        true, (low, high) = self.true(output), self.ints.range(output)
+        true, (low, high) = self.true(output), span(self.ints.spec(output))
+        assert low is not None and high is not None  # an integer's
         told = np.stack([self.ints.real(output, values[output]) for values in self.told]).reshape(true.shape)
         least, greatest = float(true.min()), float(true.max())
         edges = min(low, least), max(high, greatest)

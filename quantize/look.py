@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from device.bundle import MODEL, PAGE, Bundle, TensorSpec, stored_range
+from device.bundle import MODEL, PAGE, Bundle, span
 from device.errors import BundleError
 from quantize.report import MASK_WORDS
 
@@ -57,14 +57,6 @@ def _tensors(bundle: Bundle) -> Table:
         shape = "x".join(map(str, tensor.shape))
         table.add_row(name, shape, tensor.dtype, _figure(low), _figure(high), _figure(tensor.scale or None))
     return table
-
-
-def span(tensor: TensorSpec) -> tuple[float | None, float | None]:
-    """The least and greatest real value that an integer tensor can hold; None for float."""
-    if tensor.dtype == "float32":
-        return None, None
-    low, high = (tensor.scale * (edge - tensor.zero_point) for edge in stored_range(tensor))
-    return low, high
 
 
 def _operators(bundle: Bundle) -> Table:

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,24 +27,26 @@ from torch import nn
 from device.inference import RUNTIMES, dequantize, file_layout, quantize
 from quantize.bench import interpreter_of, silenced
 from quantize.calibrate import PARITY_PER_MASK, PER_MASK, Floats32, Ints, Pool, balanced
-from quantize.convert import Converted, usable
-from quantize.errors import CalibrationError, ExportError, GateError, NetworkError
-from quantize.export import N_CHECKED, TOLERANCE, write_onnx
-from quantize.layers import guilty
+from quantize.convert import Converted
+from quantize.errors import CalibrationError, ExportError, NetworkError
+from quantize.export import N_CHECKED, write_onnx
 from quantize.page import page
 from quantize.recipe import (
     AUTO,
+    SHARES,
     Attempt,
     Conversion,
     attempts_of,
+    check_passed,
     choose,
+    formats_of,
     graph_report,
     judgement,
     medians_of,
     operators_alone,
     ready,
 )
-from quantize.rewrite import run, session_of
+from quantize.rewrite import TOLERANCE, run, session_of
 from quantize.verify import Comparison, Wanted, comparison
 
 LABEL, SUBJECT = "label", "subject"
@@ -55,8 +57,6 @@ ALL = "all"
 """Stands for the set of sensors: an unknown network has one."""
 MIN_WINDOWS = 40
 """Half of them choose the ranges; fewer than 20 leave those to a handful of moments."""
-SHARES = (1.0, 0.99, 0.98)
-"""As for affectd's own networks (quantize.package)."""
 MAX_ERROR = 0.1
 """Of a network with one output: largest error, root mean square, over the spread of its outputs; a free choice."""
 ORIGINAL, ONNX, REPORT, PAGE = "original.onnx", "model.onnx", "report.json", "report.html"
@@ -95,7 +95,7 @@ class Network:
     name: str
     model: ModelProto
     inputs: tuple[str, ...]
-    module: nn.Module | None = field(default=None)
+    module: nn.Module | None = None
     """In eval mode, where it came as one."""
 
 
@@ -109,8 +109,8 @@ def read_windows(path: Path) -> UserWindows:
             content = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise CalibrationError(path, "", f"cannot be read ({error})", remedy) from error
+    lengths = {name: len(array) if array.ndim else 0 for name, array in content.items()}
     labels, subjects = content.pop(LABEL, None), content.pop(SUBJECT, None)
-    lengths = {name: len(a) if a.ndim else 0 for name, a in (content | _given(label=labels, subject=subjects)).items()}
     if not content or len(set(lengths.values())) != 1:
         raise CalibrationError(path, "", f"has arrays of lengths {lengths}", remedy)
     (n,) = set(lengths.values())
@@ -122,10 +122,6 @@ def read_windows(path: Path) -> UserWindows:
     people = np.full(n, NOBODY) if subjects is None else subjects.astype(str)
     arrays = {name: _three_axes(array.astype(np.float32)) for name, array in content.items()}
     return UserWindows(str(path), arrays, None if labels is None else labels.astype(np.int64), people)
-
-
-def _given(**arrays: Any) -> dict[str, Any]:
-    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _three_axes(array: Floats32) -> Floats32:
@@ -255,7 +251,7 @@ def build_network(
     conversion = Conversion(work / ONNX, shown, _told(model, shown), [o.name for o in model.graph.output], work, cache)
     attempts = attempts_of(conversion, recipe, shares, judged, on_step)
     timed = time(work / ONNX, {a.file.format: a.file.path for a in attempts if a.can_run}, shown)
-    best, why = choose(attempts, medians := medians_of(timed), recipe)
+    best, why = choose(attempts, medians := formats_of(medians_of(timed)), recipe)
     blamed = operators_alone((best, *attempts), wanted.inputs, on_step)
     report = judgement(best, attempts, [peer], {"asked": recipe, "taken": best.file.format, "why": why})
     report["model"]["name"] = network.name
@@ -263,9 +259,7 @@ def build_network(
     report["windows"] = {"calibration": {ALL: _counts(windows, calibration)}, "parity": {ALL: _counts(windows, judges)}}
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (output / PAGE).write_text(page(network.name, "", report, timed, medians), encoding="utf-8")
-    usable(best.file)
-    if best.failures and not force:
-        raise GateError(best.failures, output / REPORT, f"most is lost in {guilty(blamed).name}" if blamed else "")
+    check_passed(best, blamed, output / REPORT, force)
     (output / f"{network.name}.tflite").write_bytes(best.file.model)
     return report, timed
 
@@ -334,7 +328,7 @@ def _compared(file: Converted, wanted: Wanted) -> tuple[list[Comparison], list[s
         except (ValueError, RuntimeError) as error:
             against.append(f"{runtime} does not load it: {' '.join(str(error).split('. ')[0].split())}")
             continue
-        got = np.stack([_run(interpreter, file, wanted.inputs, i) for i in range(len(wanted.logits))])
+        got = _said(interpreter, file, wanted.inputs, len(wanted.logits))
         found.append(comparison(wanted, runtime, got))
         if wanted.logits.shape[1] == 1:
             far = float(np.sqrt(np.mean((got - wanted.logits) ** 2)) / (np.std(wanted.logits) or 1))
@@ -343,15 +337,17 @@ def _compared(file: Converted, wanted: Wanted) -> tuple[list[Comparison], list[s
     return found, against
 
 
-def _run(interpreter: Any, file: Converted, arrays: Mapping[str, Floats32], i: int) -> Floats32:
-    """The first output of one window, flat."""
+def _said(interpreter: Any, file: Converted, arrays: Mapping[str, Floats32], n: int) -> Floats32:
+    """(n, size) of the first output, one window at a time."""
     index = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
-    for name, tensor in file.inspection.inputs.items():
-        interpreter.set_tensor(index[tensor.name], file_layout(quantize(arrays[name][i], tensor)))
-    interpreter.invoke()
-    where = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
-    stored = interpreter.get_tensor(where[file.output.name])
-    return dequantize(stored, file.output).reshape(-1)
+    (output,) = (d["index"] for d in interpreter.get_output_details() if d["name"] == file.output.name)
+    rows = []
+    for i in range(n):
+        for name, tensor in file.inspection.inputs.items():
+            interpreter.set_tensor(index[tensor.name], file_layout(quantize(arrays[name][i], tensor)))
+        interpreter.invoke()
+        rows.append(dequantize(interpreter.get_tensor(output), file.output).reshape(-1))
+    return np.stack(rows)
 
 
 def _counts(windows: UserWindows, chosen: Ints) -> dict[str, int]:

@@ -42,19 +42,21 @@ from quantize.calibrate import (
     select,
     summary,
 )
-from quantize.convert import Converted, usable
+from quantize.convert import Converted
 from quantize.corners import corners
-from quantize.errors import GateError, ResultsError
+from quantize.errors import ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, exported, nchw, run_torch
-from quantize.layers import guilty
 from quantize.page import page
 from quantize.qat import Tuned, tune
 from quantize.recipe import (
     AUTO,
+    SHARES,
     Attempt,
     Conversion,
     attempts_of,
+    check_passed,
     choose,
+    formats_of,
     graph_report,
     judgement,
     medians_of,
@@ -76,11 +78,6 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow
 MIN_PROBABILITY, MAX_CLIPPED_SHARE = 0.5, 0.25
 """Where the checkpoint has none: a label must be more likely than not; a quarter of a window out of range is no
 window of the kind the network has seen. Free choices."""
-SHARES = (1.0, 0.99, 0.98)
-"""See ``calibrate.central``: finer near the decision, coarser at the extremes. On one network (4 epochs of
-Stress-Predict, 600 windows per mask) 8-18 labels differed at 1, 6-8 at 0.99 and 1-6 at 0.98, while the largest error of
-a probability grew from 0.05 to 0.12 and 0.20; on another, whose error lay in inner layers, it helped little. That it
-ends at 0.98 is a free choice."""
 PER_MASK_QAT = 800
 """Windows of each mask that a network learns to be rounded on; a free choice."""
 UNCALIBRATED = 1.0
@@ -198,17 +195,15 @@ def build(
     again = tuned if options.qat else None
     attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step, again)
     timed = time({a.file.format: a.file.path for a in attempts if a.can_run}, inputs)
-    best, why = choose(attempts, medians := medians_of(timed), options.recipe)
+    best, why = choose(attempts, medians := formats_of(medians_of(timed)), options.recipe)
     blamed = operators_alone((best, *attempts), wanted[0].inputs, on_step)
     recipe = {"asked": options.recipe, "taken": best.file.format, "why": why}
     said = judgement(best, attempts, peers, recipe) | graph_report(steps, noticed, blamed)
     report = _report(checkpoint, said, summary(pool, selection, trained), results)
     (work / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    check_passed(best, blamed, work / REPORT, options.force)
     draft = best.draft
-    if draft is None:
-        usable(best.file)
-    if draft is None or (best.failures and not options.force):
-        raise GateError(best.failures, work / REPORT, f"most is lost in {guilty(blamed).name}" if blamed else "")
+    assert draft is not None  # a file that can be used has one
     on_step("write the bundle")
     figures, probe = parity(best.found), probe_of(Classifier(draft))
     made = msgspec.structs.replace(_filled(blank, best.file, figures), probe=probe)

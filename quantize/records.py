@@ -12,6 +12,7 @@ from typing import Any
 
 from device.inference import RUNTIMES
 from quantize.errors import ResultsError
+from quantize.recipe import medians_of
 
 Record = dict[str, Any]
 PEERS = (("onnxruntime", "int8"), ("onnxruntime", "float32"), ("torch", "float32"))
@@ -22,7 +23,7 @@ ORDER = ("model", "task", "format", "mask", "peer")
 def records(report: Mapping[str, Any], timed: Mapping[str, Any], arena_bytes: int | None, command: str) -> list[Record]:
     """Of the last attempt at each format that ran; without times where nothing was timed."""
     last = {attempt["format"]: attempt for attempt in report["attempts"] if attempt["masks"]}
-    found = {(r["runtime"], r["format"]): r["median_us"] for r in _plain(timed)}
+    found = medians_of(timed)
     peers: Sequence[tuple[str, str] | None] = [peer for peer in PEERS if peer in found] or [None]
     return [
         {
@@ -48,12 +49,6 @@ def records(report: Mapping[str, Any], timed: Mapping[str, Any], arena_bytes: in
         for mask, figures in attempt["masks"].items()
         for peer in peers
     ]
-
-
-def _plain(timed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Times on one thread, TFLite's with XNNPACK."""
-    rows = [r for r in timed.get("latency", ()) if r["threads"] == 1 and "median_us" in r]
-    return [r for r in rows if r["xnnpack"] or r["runtime"] not in RUNTIMES]
 
 
 def merge(path: Path, new: Sequence[Record]) -> list[Record]:

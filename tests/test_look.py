@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from test_signing import OURS, THEIRS, key_file, line, public
 from tiny_bundle import CARD, MODEL, REPORT, tiny_bundle, tiny_manifest
 
-from device.bundle import DEFAULT_BUNDLE, Bundle, TensorSpec, read_bundle, write_bundle
+from device.bundle import DEFAULT_BUNDLE, Bundle, TensorSpec, read_bundle, span, write_bundle
 from device.errors import BundleError
 from device.inference import Classifier
 from device.selftest import probe_of
 from quantize.cli import command
-from quantize.look import side_by_side, span
+from quantize.look import side_by_side
 
 
 def run(*args: object) -> Any:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tests_support import reference_data
 
-from device.bundle import DISCLAIMER, MASKS, MODEL_FORMATS, Bundle, TensorSpec, read_bundle
+from device.bundle import DISCLAIMER, MASKS, MODEL_FORMATS, Bundle, TensorSpec, read_bundle, span
 from device.inference import RUNTIMES, Classifier, file_layout
 from device.pipeline.model_input import model_input
 from device.pipeline.spec import default_spec
@@ -35,7 +35,6 @@ from quantize.corners import Corner, corners, windows
 from quantize.errors import CalibrationError, ConvertError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
 from quantize.layers import Layer, guilty, layers
-from quantize.look import span
 from quantize.package import Options, build
 from quantize.recipe import AUTO, INT8, choose
 from quantize.report import timing
