@@ -10,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
+from device.pipeline.features import ECG_FEATURES, features
+from device.pipeline.spec import default_spec
 from train.models.ecg_transformer import TOKEN_TIMES, EcgTransformer, TransformerConfig
-from train.pretext import PRETEXTS, TRANSFORMS, MaskedSignal, Pretext, TransformRecognition
+from train.pretext import PRETEXTS, RHYTHM, TRANSFORMS, MaskedRhythm, MaskedSignal, Pretext, TransformRecognition
 
 SHAPE = TransformerConfig(ecg_times=16 * TOKEN_TIMES, eda_times=64, width=16, heads=2, feed=24, stem=8, dropout=0.0)
 HOW = TransformRecognition()
@@ -105,6 +108,45 @@ def test_the_loss_is_zero_for_who_knows_and_one_for_who_says_nothing_and_looks_a
     assert Says(heart_rate=0.5).loss(EcgTransformer(SHAPE), nn.Identity(), question).item() == pytest.approx(4.5)
 
 
+def test_the_rhythm_is_the_device_s_own_features_of_the_whole_window() -> None:
+    """Whose 17 heart rates the device would have measured: faster, and more variable, from one window to the next."""
+    spec, rng = default_spec(), np.random.default_rng(0)
+    beats = [np.cumsum(rng.normal(0.6 + 0.02 * k, 0.004 * k, 200)) for k in range(17)]
+    times = np.arange(60 * 128) / 128.0
+    rate = np.stack([60.0 / np.diff(at)[np.searchsorted(at[1:-1], times + 5.0)] for at in beats])
+    scale = spec.ecg.channels[1]
+    x = np.stack([rng.standard_normal(rate.shape), (rate - scale.center) / scale.scale], axis=1).astype(np.float32)
+    told = MaskedRhythm().ask(untouched(x), np.random.default_rng(0)).rhythm.numpy()
+    assert told.shape == (17, len(RHYTHM))
+    wanted = np.array(
+        [features({"ecg": np.stack([each[0], r], axis=1)}, spec) for each, r in zip(x, rate, strict=True)]
+    )
+    for name in RHYTHM:
+        column = wanted[:, tuple(ECG_FEATURES).index(name)]
+        in_spreads = np.clip((column - column.mean()) / max(column.std(), 1e-3), -3.0, 3.0)
+        np.testing.assert_allclose(told[:, RHYTHM.index(name)], in_spreads, atol=2e-3, err_msg=name)
+
+
+def test_the_rhythm_s_error_is_zero_for_who_knows_and_one_for_who_says_nothing() -> None:
+    class Told(EcgTransformer):
+        def encoded(self, ecg: Tensor) -> Tensor:
+            return known[:, :, None, None].expand(-1, -1, 1, 1 + self.config.n_tokens)
+
+    pretext, encoder = MaskedRhythm(heart_rate=0.0), Told(SHAPE)
+    question = pretext.ask(windows(64), np.random.default_rng(0))
+    question = replace(
+        question, rhythm=torch.randn(64, len(RHYTHM)).clamp(-3, 3), answer=torch.zeros_like(question.answer)
+    )
+    known = functional.pad(question.rhythm, (0, SHAPE.width - len(RHYTHM)))
+    head = pretext.head(SHAPE)
+    for weight in head.parameters():
+        nn.init.zeros_(weight)
+    assert pretext.loss(encoder, head, question).item() == pytest.approx(question.rhythm.square().mean().item())
+    with torch.no_grad():
+        head["tell"].weight[:, : SHAPE.width] = torch.eye(len(RHYTHM), SHAPE.width)
+    assert pretext.loss(encoder, head, question).item() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_every_transform_is_asked_for_as_often_and_named_rightly() -> None:
     x = windows(28)
     question = HOW.ask(untouched(x), np.random.default_rng(0))
@@ -150,7 +192,7 @@ def test_the_same_seed_asks_the_same(name: str) -> None:
     assert not torch.equal(a.ecg, c.ecg)
 
 
-@pytest.mark.parametrize(("name", "below"), [("masked", 0.9), ("transforms", 0.3)])
+@pytest.mark.parametrize(("name", "below"), [("masked", 0.9), ("masked-rhythm", 0.9), ("transforms", 0.3)])
 def test_an_encoder_learns_it(name: str, below: float) -> None:
     """From windows whose beats come at other phases each time: saying nothing costs 1.0; guessing by share 0.41."""
     torch.manual_seed(0)

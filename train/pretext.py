@@ -7,7 +7,7 @@ encoder, head and a batch into a loss. Knows nothing of loops, of files or of em
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from device.pipeline.features import ECG_FEATURES, ecg_features
+from device.pipeline.spec import default_spec
 from train.models.ecg_transformer import TOKEN_TIMES, EcgTransformer, TransformerConfig, summary
 
 Floats = npt.NDArray[np.float32]
@@ -25,6 +27,14 @@ ECG, HEART_RATE = 0, 1
 N_CHANS = 2
 LEAST_SPREAD = 1e-3
 """Of a window whose ECG hardly moves, in model units."""
+RHYTHM = (
+    "hr_mean", "hr_sd", "hr_min", "hr_max", "hr_slope", "hr_late", "pnn20", "pnn50", "ln_rmssd", "sd_ratio", "ln_lf",
+    "ln_hf", "lf_share",
+)  # fmt: skip
+"""Those of ECG_FEATURES that are asked for: of the heart rate, and neither powers, which a wrong beat blows up, nor the
+place of a maximum, which jumps."""
+FARTHEST = 3.0
+"""Spreads from the batch's mean that a feature is held within."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +47,8 @@ class Question:
     """What the head is to say; its shape is the pretext's."""
     hidden: Tensor
     """(N, n_times) 1 where the encoder sees nothing; all 0 where a pretext hides nothing."""
+    rhythm: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(N, len(RHYTHM)) of the whole window, in spreads of the batch, where a pretext asks for it."""
 
 
 class Pretext(Protocol):
@@ -102,14 +114,71 @@ class MaskedSignal:
 
     def filled(self, encoder: EcgTransformer, head: nn.Module, ecg: Tensor) -> Tensor:
         """(N, 2, n_times) the head's idea of the whole window, as ``answer`` of ``ask``."""
-        patches: Tensor = head(encoder.encoded(ecg)[:, :, :, 1:])
-        return patches.reshape(len(ecg), N_CHANS, TOKEN_TIMES, -1).transpose(2, 3).flatten(2)
+        return patched(head, encoder.encoded(ecg))
 
     def loss(self, encoder: EcgTransformer, head: nn.Module, question: Question) -> Tensor:
         """Mean squared error over hidden samples, of ECG and heart rate; the ECG's is 1 for who says nothing."""
-        error = (self.filled(encoder, head, question.ecg) - question.answer) ** 2
-        each = (error * question.hidden[:, None]).sum(dim=(0, 2)) / question.hidden.sum().clamp(min=1.0)
+        return self.error(self.filled(encoder, head, question.ecg), question)
+
+    def error(self, filled: Tensor, question: Question) -> Tensor:
+        """The same of what is filled in, (N, 2, n_times)."""
+        squared = (filled - question.answer) ** 2
+        each = (squared * question.hidden[:, None]).sum(dim=(0, 2)) / question.hidden.sum().clamp(min=1.0)
         return each[ECG] + self.heart_rate * each[HEART_RATE]
+
+
+@dataclass(frozen=True)
+class MaskedRhythm(MaskedSignal):
+    """Fill in hidden spans, and say from what is left what the whole window's rhythm was.
+
+    Filling in is a matter of beats, which every token knows of its neighbours; heart rate variability is a matter of
+    the minute, for which CLS and the mean of the tokens stand. What is asked for is the signal's own and no label: the
+    device's features of the heart rate (device.pipeline.features), as Spathis et al. 2021 (arXiv 2011.12121) have a
+    network predict heart rate responses before it is asked for anything about people.
+    """
+
+    rhythm: float = 1.0
+    """Weight of the rhythm's error beside that of what is hidden."""
+
+    def head(self, config: TransformerConfig) -> nn.Module:
+        """``fill`` for what is hidden, ``tell`` for the rhythm."""
+        return nn.ModuleDict({"fill": super().head(config), "tell": nn.Linear(2 * config.width, len(RHYTHM))})
+
+    def ask(self, ecg: Floats, rng: Rng) -> Question:
+        """As of what is hidden alone; the rhythm is that of the whole window."""
+        return replace(super().ask(ecg, rng), rhythm=torch.from_numpy(rhythms(ecg[:, HEART_RATE], self.sfreq)))
+
+    def filled(self, encoder: EcgTransformer, head: nn.Module, ecg: Tensor) -> Tensor:
+        """As of what is hidden alone."""
+        assert isinstance(head, nn.ModuleDict)
+        return super().filled(encoder, head["fill"], ecg)
+
+    def loss(self, encoder: EcgTransformer, head: nn.Module, question: Question) -> Tensor:
+        """That of what is hidden, and the rhythm's mean squared error, which is 1 for who says nothing."""
+        assert isinstance(head, nn.ModuleDict)
+        encoded = encoder.encoded(question.ecg)
+        told = functional.mse_loss(head["tell"](summary(encoded)), question.rhythm)
+        return self.error(patched(head["fill"], encoded), question) + self.rhythm * told
+
+
+def patched(head: nn.Module, encoded: Tensor) -> Tensor:
+    """(N, 2, n_times) the samples that a head tells of every token of an encoder's output."""
+    patches: Tensor = head(encoded[:, :, :, 1:])
+    return patches.reshape(len(encoded), N_CHANS, TOKEN_TIMES, -1).transpose(2, 3).flatten(2)
+
+
+def rhythms(scaled: Floats, sfreq: float) -> Floats:
+    """(n, len(RHYTHM)) features of heart rates (n, n_times) as a network reads them in cold start, in spreads of these
+    n windows from their mean, held within FARTHEST."""
+    hr = default_spec().ecg.channels[HEART_RATE]
+    rate = scaled.astype(np.float64) * hr.scale + hr.center
+    silent = np.zeros_like(rate[0])  # beats' shapes are not asked for
+    found = np.array([ecg_features(np.stack([silent, each], axis=1), sfreq)[PLACES] for each in rate])
+    spread = np.maximum(found.std(axis=0), LEAST_SPREAD)
+    return np.clip((found - found.mean(axis=0)) / spread, -FARTHEST, FARTHEST).astype(np.float32)
+
+
+PLACES = [tuple(ECG_FEATURES).index(name) for name in RHYTHM]
 
 
 @dataclass(frozen=True)
@@ -200,7 +269,9 @@ TRANSFORMS: Mapping[str, Callable[[Floats, TransformRecognition, Rng], Floats]] 
     "time warping": _warped,
 }
 """What can be done to a window (2, n_times), by the paper's names."""
-PRETEXTS: Mapping[str, Callable[[], Pretext]] = {"masked": MaskedSignal, "transforms": TransformRecognition}
+PRETEXTS: Mapping[str, Callable[[], Pretext]] = {
+    "masked": MaskedSignal, "masked-rhythm": MaskedRhythm, "transforms": TransformRecognition,
+}  # fmt: skip
 """By the names that configurations use."""
 
 

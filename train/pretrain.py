@@ -69,7 +69,7 @@ class Randomisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PretrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One pre-training."""
 
-    pretext: Literal["masked", "transforms"] = "masked"
+    pretext: Literal["masked", "masked-rhythm", "transforms"] = "masked"
     steps: Annotated[int, _POSITIVE] = 4000
     batch: Annotated[int, _POSITIVE] = 64
     """Windows of one step, of all processes together."""
@@ -239,7 +239,7 @@ def made_of(config: PretrainConfig, corpus: Corpus, history: tuple[dict[str, flo
 
 
 def _moved(question: Question, on: str) -> Question:
-    return Question(question.ecg.to(on), question.answer.to(on), question.hidden.to(on))
+    return Question(**{name: part.to(on) for name, part in vars(question).items()})
 
 
 def _key(config: PretrainConfig, corpus: Corpus) -> str:

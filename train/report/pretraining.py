@@ -38,6 +38,9 @@ RECOGNISED = 512
 LOSS_WORDS = {
     "masked": "Mean squared error over what is hidden, of the ECG in spreads of each window and of the heart rate as "
     "the network reads it, added up; of the ECG alone it is 1 for who says nothing.",
+    "masked-rhythm": "Mean squared error over what is hidden, of the ECG in spreads of each window and of the heart "
+    "rate as the network reads it, and of the whole window's rhythm in spreads of a batch, added up; of the ECG and of "
+    "the rhythm it is 1 for who says nothing.",
     "transforms": "Binary cross-entropy, mean over what may have been done and nothing.",
 }
 
