@@ -258,6 +258,11 @@ def test_add_test_and_remove_through_the_real_bleak(bus: None, tmp_path: Path) -
     asyncio.run(scene())
 
 
+def as_from_a_terminal() -> None:
+    """A shell's background jobs, and all that they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_the_sensor_stopped_and_the_agent_gone(bus: None, tmp_path: Path, number: int) -> None:
     async def scene() -> None:
@@ -266,7 +271,9 @@ def test_an_interruption_leaves_the_sensor_stopped_and_the_agent_gone(bus: None,
         fake.append(FakeBluez(sensor))
         async with asyncio.timeout(60), fake[0]:
             command = ["from device.pair import main; main()", "--socket", str(tmp_path / "none"), "test", ADDRESS]
-            process = await asyncio.create_subprocess_exec(sys.executable, "-c", *command)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", *command, preexec_fn=as_from_a_terminal
+            )
             while sensor.sent < 5:
                 await asyncio.sleep(0.01)
             process.send_signal(number)

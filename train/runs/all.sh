@@ -9,7 +9,8 @@ export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
 : "${AFFECTD_REFERENCE_DATA:?names no folder with the reference recordings}"
 out=${1:-runs-out}
 
-for name in wesad-binary wesad-3class stress-predict emobed-wesad-binary emobed-stress-predict; do
+for name in wesad-binary wesad-3class stress-predict emobed-wesad-binary emobed-stress-predict \
+  transformer-wesad-binary transformer-stress-predict fusion-wesad-binary fusion-stress-predict; do
   affectd-train loso --config "train/runs/$name.toml" --out "$out" ${MINUTES:+--minutes "$MINUTES"}
   affectd-quantize-folds --config "train/runs/$name.toml" --out "$out"
 done
