@@ -177,6 +177,15 @@ def test_any_loaders_folders_at_any_rates_make_one_corpus(tmp_path: Path) -> Non
     assert np.median(x[:, 1], axis=1) == pytest.approx([72] * 4, abs=1)
     assert np.ptp(np.ptp(x[:, 0], axis=1)) < 0.2 * np.ptp(x[0, 0])  # all in mV
     assert [s.licence for s in found.index.plan.sources] == [datasets.find(root).licence for root in roots]
+    plan, _ = planned(roots, SPEC, 3, licences={"db": "ODC-By 1.0", "nights": "CC0"})
+    assert [s.licence for s in plan.sources] == [
+        "ODC-By 1.0",
+        datasets.find(roots[1]).licence,
+        "CC0",
+        datasets.find(roots[3]).licence,
+    ]
+    with pytest.raises(DataError, match="mitdb: licence: is of no folder here; name one of db, db#2, nights, study"):
+        planned(roots, SPEC, 3, licences={"mitdb": "ODC-By 1.0"})
     with pytest.raises(DataError, match="is given twice"):
         planned([*roots, tmp_path / "a" / ".." / "a" / "db"], SPEC, 3)
 
@@ -611,6 +620,12 @@ def test_batches_hold_the_windows_that_were_drawn(tmp_path: Path) -> None:
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(command, [*map(str, args)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("given", ["qtdb", "=ODC-By", "qtdb="])
+def test_a_licence_without_its_folder_is_refused(given: str, tmp_path: Path) -> None:
+    result = run(tmp_path, "--licence", given, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and f"'{given}' is not FOLDER=LICENCE" in " ".join(result.output.split())
 
 
 def test_the_command_tells_each_record_and_sums_up(tmp_path: Path) -> None:

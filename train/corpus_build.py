@@ -9,10 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Self, TypeVar
 
 import msgspec
@@ -44,6 +45,7 @@ from train.data import datasets
 from train.errors import DataError
 from train.prepare import code_hash
 
+NO_LICENCES: Mapping[str, str] = MappingProxyType({})
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -53,6 +55,7 @@ def build(
     out: Path,
     *,
     dataset: str | None = None,
+    licences: Mapping[str, str] = NO_LICENCES,
     spec: SignalSpec | None = None,
     strict: bool = False,
     workers: int = 1,
@@ -61,14 +64,17 @@ def build(
 ) -> Corpus:
     """Every ECG lead of every record below the folders, as a corpus in ``out``; goes on where it was interrupted.
 
+    ``licences`` are those of folders, by their names, whose reader knows none, as it is with WFDB and EDF.
+
     What cannot be used is named in the index and left out. Where ``strict``, a record or lead that gives nothing
     because it cannot be read, is too short or in another unit raises DataError instead. Never in memory: more than one
     record for each of the ``workers`` processes, and those that wait for their turn, as many again. Raises DataError
-    where a folder is no known data set, ``out`` is of other folders, files, spec or code, or nothing can be used.
+    where a folder is no known data set, a licence is of none of the folders, ``out`` is of other folders, files, spec
+    or code, or nothing can be used.
     """
     if any(out.resolve().is_relative_to(root.resolve()) for root in roots):
         raise DataError(str(out), "folder", "lies in a data set, whose records it would change", "name one outside")
-    plan, jobs = planned(roots, spec or corpus_spec(), shard_windows, dataset)
+    plan, jobs = planned(roots, spec or corpus_spec(), shard_windows, dataset, licences)
     if (out / INDEX).is_file():
         return _finished(out, plan, jobs, strict, workers)
     with Writer(out, plan) as writer:
@@ -84,9 +90,16 @@ def build(
 
 
 def planned(
-    roots: Sequence[Path], spec: SignalSpec, shard_windows: int, dataset: str | None = None
+    roots: Sequence[Path],
+    spec: SignalSpec,
+    shard_windows: int,
+    dataset: str | None = None,
+    licences: Mapping[str, str] = NO_LICENCES,
 ) -> tuple[Plan, list[Job]]:
-    """The plan for some folders and the records they hold, in order. Raises DataError as ``datasets.find`` does."""
+    """The plan for some folders and the records they hold, in order.
+
+    Raises DataError as ``datasets.find`` does, and for a licence of none of them.
+    """
     sources: list[Source] = []
     jobs: list[Job] = []
     paths = [root.resolve() for root in roots]
@@ -96,9 +109,12 @@ def planned(
         entry = datasets.find(root, dataset)
         same = [path.name for path in paths[:k]].count(paths[k].name)
         name = paths[k].name + (f"#{same + 1}" if same else "")
-        sources.append(Source(name, entry.name, entry.title, entry.licence, entry.url))
+        sources.append(Source(name, entry.name, entry.title, licences.get(name, entry.licence), entry.url))
         everyone = tuple(entry.subjects(root))
         jobs += [Job(sources[-1], root, subject, everyone, spec) for subject in everyone]
+    names = [source.name for source in sources]
+    if strange := sorted({*licences} - {*names}):
+        raise DataError(strange[0], "licence", "is of no folder here", f"name one of {', '.join(names)}")
     return Plan(FORMAT, spec, code_hash(spec), shard_windows, tuple(sources)), jobs
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +23,34 @@ if TYPE_CHECKING:
     from train.corpus import Corpus, Index, Record, Source
 
 
+def _by_folder(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """``FOLDER=LICENCE`` as a mapping."""
+    pairs = [text.partition("=") for text in given]
+    wrong = [text for text, (name, _, licence) in zip(given, pairs, strict=True) if not (name and licence)]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not FOLDER=LICENCE, such as 'qtdb=ODC-By 1.0'")
+    return {name: licence for name, _, licence in pairs}
+
+
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
 @click.option("--dataset", type=click.Choice(datasets.names()), help="What every PATH is; found out where left out.")
+@click.option(
+    "--licence",
+    "licences",
+    multiple=True,
+    metavar="FOLDER=LICENCE",
+    callback=_by_folder,
+    help="What a PATH, by its last name, may be used under, where its format does not say: of WFDB and EDF.",
+)
 @click.option("--strict", is_flag=True, help="Refuse a record or lead that cannot be used, instead of naming it.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes that make windows.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON on standard output.")
-def corpus(paths: tuple[Path, ...], out: Path, dataset: str | None, strict: bool, workers: int, as_json: bool) -> None:
+def corpus(
+    paths: tuple[Path, ...], out: Path, dataset: str | None, licences: Mapping[str, str], strict: bool, workers: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Run every ECG lead below each PATH through the device's pipeline and keep its good windows for pre-training.
 
     Interrupt it at will and run it again: it goes on with the next record. On a finished corpus it checks that nothing
@@ -39,7 +59,7 @@ def corpus(paths: tuple[Path, ...], out: Path, dataset: str | None, strict: bool
     from train.cli import Progress
     from train.corpus_build import build
 
-    made = build(paths, out, dataset=dataset, strict=strict, workers=workers, say=Progress())
+    made = build(paths, out, dataset=dataset, licences=licences, strict=strict, workers=workers, say=Progress())
     found = tallies(made.index)
     if as_json:
         click.echo(json.dumps(_record(made, found), indent=1, allow_nan=False))

@@ -10,7 +10,7 @@ data=${AFFECTD_REFERENCE_DATA:?names no folder with the reference recordings}
 out=${1:-runs-out}
 
 echo "1/4 the corpus"
-affectd-train corpus "$data/qtdb" "$data/mitbih_tpcp" "$data/neurokit" --out "$out/corpus"
+affectd-train corpus "$data/qtdb" "$data/mitbih_tpcp" "$data/neurokit" --licence "qtdb=ODC-By 1.0" --workers 2 --out "$out/corpus"
 echo "2/4 the encoder"
 affectd-train pretrain "$out/corpus" --config train/runs/pretrain/cpu.toml --out "$out/encoder"
 mkdir -p train/weights
