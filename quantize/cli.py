@@ -25,6 +25,7 @@ from device.errors import DeviceError
 from device.pipeline.errors import PipelineError
 from quantize.calibrate import PARITY_PER_MASK, PER_MASK
 from quantize.errors import ConvertError, GateError, GraphError, QuantizeError
+from quantize.observers import OBSERVERS
 from quantize.report import show
 from train.errors import TrainError
 
@@ -76,6 +77,9 @@ def command() -> None:
 @click.option("--windows", default=PER_MASK, show_default=True, help="Calibration windows for each set of sensors.")
 @click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
 @click.option("--share", type=click.FloatRange(0.5, 1.0), help="Of windows that set int8 ranges (else 1, 0.99, 0.98).")
+@click.option(
+    "--observer", type=click.Choice([*OBSERVERS]), help="What chooses the int8 ranges (else each until one passes)."
+)
 @click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
 @click.option("--qat", is_flag=True, help="Where int8 fails, let the network learn to be rounded, and try again.")
 @click.option("--force", is_flag=True, help="Write the bundle even where it differs too much; its card says so.")
@@ -93,6 +97,7 @@ def make(
     windows: int,
     judges: int,
     share: float | None,
+    observer: str | None,
     recipe: str,
     qat: bool,
     force: bool,
@@ -120,7 +125,8 @@ def make(
     loaded = read_checkpoint(checkpoint)
     figures = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
-    options = Options(seed, windows, judges, (share,) if share else SHARES, recipe, qat, CONVERTED, force)
+    observers, shares = (observer,) if observer else tuple(OBSERVERS), (share,) if share else SHARES
+    options = Options(seed, windows, judges, observers, shares, recipe, qat, CONVERTED, force)
     with _work(work) as folder:
 
         def time(files: Mapping[str, Path], shown: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -168,6 +174,9 @@ def _said() -> str:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State of the module (torch.save of its state_dict).")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
+@click.option(
+    "--observer", type=click.Choice([*OBSERVERS]), help="What chooses the int8 ranges (else each until one passes)."
+)
 @click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
 @click.option("--force", is_flag=True, help="Write the file even where it differs too much.")
 @click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
@@ -178,6 +187,7 @@ def network(
     output: Path,
     weights: Path | None,
     seed: int,
+    observer: str | None,
     recipe: str,
     force: bool,
     bench: str | None,
@@ -204,9 +214,11 @@ def network(
         run = None if loaded.module is None else torch_run_of(loaded.module, shown.example(loaded.inputs))
         return latency(target, run, onnx, files, some, output, say)
 
+    observers = (observer,) if observer else tuple(OBSERVERS)
     report, timed = build_network(
-        loaded, shown, output, recipe=recipe, seed=seed, force=force, cache=CONVERTED, on_step=say, time=time
-    )
+        loaded, shown, output, recipe=recipe, seed=seed, observers=observers, force=force, cache=CONVERTED, on_step=say,
+        time=time,
+    )  # fmt: skip
     if as_json:
         print(json.dumps({**report, **timed, "seconds": round(say.seconds, 1)}))
     else:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from device.bundle import MODEL_FORMATS, TensorSpec
 from quantize.errors import ConvertError
 from quantize.kept import fetch, keep, key_of
+from quantize.observers import MIN_MAX, N_BINS, OBSERVERS, counted
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -49,18 +50,21 @@ INTEGER = ("INT8", "INT16", "INT32", "INT64", "BOOL")
 
 SUFFIXES = {
     "int8": "_full_integer_quant.tflite",
+    "int8 percentile": "_full_integer_quant_percentile.tflite",
+    "int8 mse": "_full_integer_quant_mse.tflite",
     "int8x16": "_full_integer_quant_with_int16_act.tflite",
     "dynamic-range": "_dynamic_range_quant.tflite",
     "float16": "_float16.tflite",
     "float32": "_float32.tflite",
 }
-"""What onnx2tf calls its file of each of the bundle's formats."""
+"""What onnx2tf calls its file of each of the bundle's formats; of int8 one for each observer but the plainest."""
 STAGES = {
     "Model conversion started": "operators",
     "saved_model output started": "TensorFlow graph",
     "Float32 tflite output complete": "float file",
     "Signature information": "int8 ranges",
     "Full INT8 Quantization tflite output complete": "int8 file",
+    "what every tensor holds": "int8 files by observer",
     "Full INT8 Quantization with int16 activations tflite output complete": "int8 file with int16 activations",
 }
 """Piece of the converter's log -> what it has begun or done, for the progress line."""
@@ -169,7 +173,7 @@ class _Job(msgspec.Struct):
 class Converted:
     """One TFLite file."""
 
-    format: str
+    variant: str
     """A key of ``SUFFIXES``."""
     path: Path
     inspection: Inspection
@@ -178,6 +182,21 @@ class Converted:
     wrong: tuple[str, ...]
     """What is not as its format says; empty where it can be used."""
     log: Path
+
+    @property
+    def format(self) -> str:
+        """Of the bundle's formats."""
+        return self.variant.split()[0]
+
+    @property
+    def observer(self) -> str:
+        """What chose the ranges of int8."""
+        return self.variant.split()[1] if " " in self.variant else MIN_MAX
+
+    @property
+    def twin(self) -> Path:
+        """The float file of the same conversion."""
+        return self.path.with_name(self.path.name.replace(SUFFIXES[self.variant], SUFFIXES["float32"]))
 
     @property
     def model(self) -> bytes:
@@ -235,12 +254,18 @@ def convert(
         if cache is not None:
             keep(cache, key, folder, [*files.values(), folder / RESULT, log])
     shapes = {name: _file_shape(array) for name, array in calibration.items()}
+    made_of = {variant: (path, found[variant], tuple(outputs)) for variant, path in files.items()}
     return {
-        form: Converted(
-            form, path, found[form], tuple(outputs), tuple(faults(found[form], form, shapes, len(outputs))), log
+        variant: Converted(
+            variant, *parts, tuple(faults(found[variant], variant.split()[0], shapes, len(outputs))), log
         )
-        for form, path in files.items()
+        for variant, parts in made_of.items()
     }
+
+
+def variant_of(form: str, observer: str) -> str:
+    """Key of a format's file whose ranges an observer chose; other formats than int8 have one alone."""
+    return f"{form} {observer}" if form == "int8" and observer != MIN_MAX else form
 
 
 def usable(file: Converted) -> Converted:
@@ -367,6 +392,7 @@ def _child(job_path: Path) -> None:
     sys.addaudithook(_refuse_network)
     job = msgspec.json.decode(job_path.read_bytes(), type=_Job)
     _onnx2tf(job)
+    _observe(job)
     there = {name: path for name, path in job.files.items() if Path(path).is_file()}
     found = {name: _inspect(Path(path).read_bytes()) for name, path in there.items()}
     Path(job.result).write_bytes(msgspec.json.encode(found))
@@ -393,9 +419,80 @@ def _onnx2tf(job: _Job) -> None:
     onnx2tf.convert(**OPTIONS, **dict(zip(PATH_OPTIONS, paths, strict=True)))
 
 
+def _observe(job: _Job) -> None:
+    """Write the int8 files anew, with ranges of what every tensor holds while it holds it.
+
+    The converter's own look at them comes too late where two share memory: of a product that a sum overwrites it notes
+    the sum, whose steps are up to eight times as coarse.
+    """
+    import tensorflow as tf  # type: ignore[import-untyped]
+    from tensorflow.lite.python import schema_py_generated as schema  # type: ignore[import-untyped]
+    from tensorflow.lite.python.convert import mlir_quantize  # type: ignore[import-untyped]
+
+    print("what every tensor holds")
+    inputs = {name: np.load(path) for name, path in job.calibration.items()}
+    n = min(map(len, inputs.values()))
+    windows = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(n)]
+    converter = tf.lite.TFLiteConverter.from_saved_model(job.folder)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.SELECT_TF_OPS]
+    converter.representative_dataset = lambda: iter(windows)
+    converter._experimental_calibrate_only = True
+    calibrated = bytes(converter.convert())
+    held = _held(calibrated, windows)
+    for observer, range_of in OBSERVERS.items():
+        model = schema.ModelT.InitFromPackedBuf(bytearray(calibrated), 0)
+        for i, (counts, low, high) in held.items():
+            quantization = model.subgraphs[0].tensors[i].quantization
+            quantization.min, quantization.max = ([end] for end in range_of(counts, low, high))
+        made = mlir_quantize(_packed(model), input_data_type=tf.int8, output_data_type=tf.int8)
+        Path(job.files[variant_of("int8", observer)]).write_bytes(made)
+
+
+def _held(
+    model: bytes, windows: Sequence[Mapping[str, Floats32]]
+) -> dict[int, tuple[npt.NDArray[np.int64], float, float]]:
+    """Tensor of a float file that has a range -> what it holds over some windows: counts, least, greatest."""
+    import tensorflow as tf
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    tensors = schema.ModelT.InitFromPackedBuf(bytearray(model), 0).subgraphs[0].tensors
+    ranged = [i for i, t in enumerate(tensors) if t.quantization is not None and t.quantization.min is not None]
+    kind = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = tf.lite.Interpreter(
+        model_content=model, experimental_preserve_all_tensors=True, experimental_op_resolver_type=kind
+    )
+    interpreter.allocate_tensors()
+    run = interpreter.get_signature_runner()
+
+    def shown() -> Iterator[dict[int, Floats32]]:
+        for window in windows:
+            run(**window)
+            yield {i: interpreter.get_tensor(i) for i in ranged}
+
+    low, high = dict.fromkeys(ranged, np.inf), dict.fromkeys(ranged, -np.inf)
+    for values in shown():
+        for i, held in values.items():
+            low[i], high[i] = min(low[i], float(held.min())), max(high[i], float(held.max()))
+    counts = {i: np.zeros(N_BINS, np.int64) for i in ranged if high[i] > low[i]}
+    for values in shown():
+        for i in counts:
+            counts[i] += counted(values[i], low[i], high[i])
+    return {i: (found, low[i], high[i]) for i, found in counts.items()}
+
+
+def _packed(model: Any) -> bytes:
+    """A file of the schema's objects."""
+    import flatbuffers  # type: ignore[import-untyped]
+
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def _inspect(data: bytes) -> Inspection:
     """Read operators and tensors of the file's one subgraph."""
-    from tensorflow.lite.python import schema_py_generated as schema  # type: ignore[import-untyped]
+    from tensorflow.lite.python import schema_py_generated as schema
 
     types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}

@@ -30,6 +30,7 @@ from quantize.calibrate import PARITY_PER_MASK, PER_MASK, Floats32, Ints, Pool, 
 from quantize.convert import Converted
 from quantize.errors import CalibrationError, ExportError, NetworkError
 from quantize.export import N_CHECKED, write_onnx
+from quantize.observers import OBSERVERS
 from quantize.page import page
 from quantize.recipe import (
     AUTO,
@@ -218,6 +219,7 @@ def build_network(
     *,
     recipe: str = AUTO,
     seed: int = 0,
+    observers: Sequence[str] = tuple(OBSERVERS),
     shares: Sequence[float] = SHARES,
     force: bool = False,
     cache: Path | None = None,
@@ -249,7 +251,7 @@ def build_network(
 
     shown = windows.of(network.inputs, calibration)
     conversion = Conversion(work / ONNX, shown, _told(model, shown), [o.name for o in model.graph.output], work, cache)
-    attempts = attempts_of(conversion, recipe, shares, judged, on_step)
+    attempts = attempts_of(conversion, recipe, shares, observers, judged, on_step)
     timed = time(work / ONNX, {a.file.format: a.file.path for a in attempts if a.can_run}, shown)
     best, why = choose(attempts, medians := formats_of(medians_of(timed)), recipe)
     blamed = operators_alone((best, *attempts), wanted.inputs, on_step)

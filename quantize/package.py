@@ -46,6 +46,7 @@ from quantize.convert import Converted
 from quantize.corners import corners
 from quantize.errors import ResultsError
 from quantize.export import REMEDY_CHECKPOINT, Checkpoint, export_onnx, exported, nchw, run_torch
+from quantize.observers import OBSERVERS
 from quantize.page import page
 from quantize.qat import Tuned, tune
 from quantize.recipe import (
@@ -115,6 +116,8 @@ class Options:
     """Calibration windows per mask."""
     parity_per_mask: int = PARITY_PER_MASK
     """Parity windows per mask."""
+    observers: tuple[str, ...] = tuple(OBSERVERS)
+    """What chooses the int8 ranges; the first at every share, the others in turn where none passes."""
     shares: tuple[float, ...] = SHARES
     """Shares of the calibration windows that set the int8 ranges, tried in turn until one passes the gate."""
     recipe: str = AUTO
@@ -193,7 +196,7 @@ def build(
         return Conversion(path, shown, logits, checkpoint.outputs, work / "tuned", options.cache), said
 
     again = tuned if options.qat else None
-    attempts = attempts_of(conversion, options.recipe, options.shares, judged, on_step, again)
+    attempts = attempts_of(conversion, options.recipe, options.shares, options.observers, judged, on_step, again)
     timed = time({a.file.format: a.file.path for a in attempts if a.can_run}, inputs)
     best, why = choose(attempts, medians := formats_of(medians_of(timed)), options.recipe)
     blamed = operators_alone((best, *attempts), wanted[0].inputs, on_step)

@@ -17,7 +17,7 @@ import onnx
 from device.bundle import MODEL_FORMATS, Bundle
 from device.inference import RUNTIMES, file_layout
 from quantize.calibrate import Floats32, central
-from quantize.convert import SUFFIXES, Converted, convert, usable
+from quantize.convert import Converted, convert, usable, variant_of
 from quantize.corners import Corner
 from quantize.errors import GateError
 from quantize.graph import Finding, check_graph
@@ -65,12 +65,6 @@ class Attempt:
         return bool(self.found)
 
     @property
-    def twin(self) -> Path:
-        """The float file of the same conversion."""
-        path = self.file.path
-        return path.with_name(path.name.replace(SUFFIXES[self.file.format], SUFFIXES["float32"]))
-
-    @property
     def size(self) -> int:
         """In bytes."""
         return self.file.path.stat().st_size
@@ -116,11 +110,14 @@ def attempts_of(
     conversion: Conversion,
     recipe: str,
     shares: Sequence[float],
+    observers: Sequence[str],
     judged: Callable[[float, Converted], Attempt],
     on_step: Callable[[str], None],
     again: Callable[[], tuple[Conversion, Tuned]] | None = None,
 ) -> list[Attempt]:
     """The format that is asked for, over the shares until one passes; with ``auto`` int8 so, and then every other.
+
+    The first of the observers chooses the ranges of int8 for every share; the others are tried where none passes.
 
     Where none passes ``again`` gives what has learned to be rounded, to be tried over the shares in its turn.
     """
@@ -128,11 +125,16 @@ def attempts_of(
     unchanged: dict[str, Converted] = {}
 
     def over_shares(source: Conversion) -> Iterator[Attempt]:
+        every: dict[str, Converted] = {}
         for share in shares if first in INTEGERS else shares[:1]:
             files = source.run(share, on_step)
+            every = every or files
             unchanged.update({} if unchanged else files)
-            attempt = judged(share, files[first])
-            yield attempt
+            yield (attempt := judged(share, files[variant_of(first, observers[0])]))
+            if not attempt.failures:
+                return
+        for observer in observers[1:] if first == INT8 else ():
+            yield (attempt := judged(shares[0], every[variant_of(first, observer)]))
             if not attempt.failures:
                 return
 
@@ -154,7 +156,7 @@ def operators_alone(
     n = len(next(iter(inputs.values())))
     some = np.linspace(0, n - 1, min(WINDOWS, n)).astype(int)
     shown = [{name: file_layout(inputs[name][i]) for name in attempt.file.inspection.inputs} for i in some]
-    return layers(attempt.twin, attempt.file.path, shown)
+    return layers(attempt.file.twin, attempt.file.path, shown)
 
 
 def choose(attempts: Sequence[Attempt], medians: Mapping[str, float], recipe: str) -> tuple[Attempt, str]:
@@ -207,6 +209,7 @@ def described(attempt: Attempt) -> dict[str, Any]:
     return {
         "format": attempt.file.format,
         "calibration_share": attempt.share,
+        "observer": attempt.file.observer,
         "size_bytes": attempt.size,
         "float_operators": len(attempt.file.inspection.float_operators),
         "agreement": min((c.agreement for c in attempt.found), default=None),
@@ -244,6 +247,7 @@ def judgement(
         "parity": [{**msgspec.to_builtins(c), "balanced_accuracy_drop": c.drop} for c in (*peers, *best.found)],
         "corners": [{**msgspec.to_builtins(corner), "failures": corner.failures()} for corner in best.corners],
         "calibration_share": best.share,
+        "observer": best.file.observer,
         "tuned": None if best.tuned is None else msgspec.to_builtins(best.tuned),
         "attempts": [described(a) for a in attempts],
     }

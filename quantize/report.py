@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device.bundle import DISCLAIMER, Bundle, Manifest, Thresholds
+from quantize.observers import MIN_MAX
 
 KINDS = {
     "int8": "weights and activations in int8",
@@ -153,6 +154,8 @@ def _parity(m: Manifest, report: Mapping[str, Any]) -> list[str]:
             f"The int8 ranges are those of the central {report['calibration_share']:.0%} of the calibration windows: "
             "more extreme windows saturate, and their probabilities come out less extreme."
         )
+    if (observer := report["observer"]) != MIN_MAX:
+        parts.append(f"Its int8 ranges are those of observer `{observer}`: what is rare in a tensor saturates.")
     if tuned := report.get("tuned"):
         parts.append(
             f"Before the conversion the network learned to be rounded (quantization-aware training without labels, "
@@ -237,6 +240,7 @@ def _formats(report: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column in ("format", "gate") else "right", no_wrap=column != "gate")
     for it in report["attempts"]:
         share = "" if it["calibration_share"] == 1 else f" {it['calibration_share']:.0%}"
+        share += "" if it["observer"] == MIN_MAX else f" {it['observer']}"
         share += " tuned" if it["tuned"] else ""
         cells = (it["size_bytes"], it["float_operators"], it["agreement"], it["balanced_accuracy_drop"])
         table.add_row(it["format"] + share, *(_figure(cell) for cell in cells), _gate(it["failures"]))
@@ -257,6 +261,8 @@ def _verdict(bundle: Bundle | None, report: Mapping[str, Any], seconds: float) -
     lines = [Text(taken), Text(f"{size}, {len(model['float_operators'])} in float; {seconds:.0f} s in all")]
     if report["calibration_share"] < 1:
         lines.append(Text(f"int8 ranges of the central {report['calibration_share']:.0%} of the calibration windows"))
+    if report["observer"] != MIN_MAX:
+        lines.append(Text(f"int8 ranges by observer {report['observer']}"))
     lines += [Text(f"gate: {failure}", style="red") for failure in failures]
     if bundle is not None:
         lines.append(Text(f"{bundle.path}  sha256 {bundle.sha256}", style="green" if not failures else "yellow"))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -30,13 +31,14 @@ from device.selftest import check_everywhere, probe_of
 from device.space import Space
 from quantize.calibrate import Pool, balanced, calibration_inputs, central, check_no_leak, read_pool, select
 from quantize.cli import explain, main
-from quantize.convert import SUFFIXES, Converted, Inspection, convert, faults
+from quantize.convert import SUFFIXES, Converted, Inspection, convert, faults, variant_of
 from quantize.corners import Corner, corners, windows
 from quantize.errors import CalibrationError, ConvertError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
 from quantize.layers import Layer, guilty, layers
+from quantize.observers import MIN_MAX, OBSERVERS
 from quantize.package import Options, build
-from quantize.recipe import AUTO, INT8, choose
+from quantize.recipe import AUTO, INT8, attempts_of, choose
 from quantize.report import timing
 from quantize.verify import (
     MAX_DROP,
@@ -282,6 +284,41 @@ def test_every_operator_is_followed_and_the_last_says_what_the_file_says(run: Ru
     assert (last.low, last.high) == pytest.approx(span(bundle.manifest.output))
     assert all(layer.alone < 0.2 for layer in found) and sum(last.histogram) == wanted.size
     assert {layer.alone for layer in found if layer.operator in ("RESHAPE", "TRANSPOSE", "STRIDED_SLICE")} == {0.0}
+
+
+def overwritten(int8: Path) -> dict[str, tuple[float, float]]:
+    """Products of a file that a sum reads and nothing else does -> the ends of their range."""
+    model = schema.ModelT.InitFromPackedBuf(bytearray(int8.read_bytes()), 0)
+    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    kind = {id(op): model.operatorCodes[op.opcodeIndex].builtinCode for op in graph.operators}
+    products = [int(op.outputs[0]) for op in graph.operators if kind[id(op)] == kinds.MUL]
+    readers = {i: [kind[id(op)] for op in graph.operators if i in op.inputs] for i in products}
+    tensors = [graph.tensors[i] for i in products if readers[i] == [kinds.ADD]]
+    steps = {t.name.decode(): (float(t.quantization.scale[0]), int(t.quantization.zeroPoint[0])) for t in tensors}
+    return {name: (scale * (-128 - zero), scale * (127 - zero)) for name, (scale, zero) in steps.items()}
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_a_product_has_the_range_of_what_it_held_and_not_of_the_sum_that_overwrites_it(observer: str, run: Run) -> None:
+    """Over the windows that calibrated; what the float file holds before the sum takes its memory is the reference."""
+    folder, float32 = run.work / "share-100", made_files(run)[0]
+    found = overwritten(float32.with_name("model" + SUFFIXES[variant_of("int8", observer)]))
+    assert len(found) >= 4
+    arrays = {name: np.load(folder / f"calibration_{name}.npy") for name in ARGUMENTS}
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(str(float32), experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)
+    places = {d["name"]: d["index"] for d in interpreter.get_tensor_details() if d["name"] in found}
+    held: dict[str, list[float]] = {name: [0.0] for name in found}
+    for i in range(len(arrays["mask"])):
+        interpreter.get_signature_runner()(**{name: array[i : i + 1] for name, array in arrays.items()})
+        for name, index in places.items():
+            value = interpreter.get_tensor(index)
+            held[name] += [float(value.min()), float(value.max())]
+    for name, (low, high) in found.items():
+        least, most = min(held[name]), max(held[name])
+        step = (high - low) / 255
+        assert least - 2 * step <= low and high <= most + 2 * step, name
+        assert observer != MIN_MAX or (low, high) == pytest.approx((least, most), abs=2 * step)
 
 
 @pytest.mark.parametrize("position", [8, 27, 45])
@@ -788,3 +825,41 @@ def test_the_shipped_bundles_parity_comes_out_again(tmp_path: Path) -> None:
         assert again[p.mask].agreement == pytest.approx(p.agreement, abs=3 / p.n_windows)
         assert again[p.mask].cosine == pytest.approx(p.cosine, abs=1e-3)
         assert again[p.mask].balanced_accuracy_int8 == pytest.approx(p.balanced_accuracy_int8, abs=3 / p.n_windows)
+
+
+@dataclass
+class Scripted:
+    """A conversion whose files say which share and variant they are."""
+
+    asked: list[float]
+
+    def run(self, share: float, on_step: Any) -> dict[str, SimpleNamespace]:
+        self.asked.append(share)
+        return {v: SimpleNamespace(variant=v, share=share, format=v.split()[0]) for v in SUFFIXES}
+
+
+@pytest.mark.parametrize(
+    ("passes", "tried"),
+    [
+        ((1.0, "int8"), [(1.0, "int8")]),
+        ((0.99, "int8"), [(1.0, "int8"), (0.99, "int8")]),
+        ((1.0, "int8 mse"), [(1.0, "int8"), (0.99, "int8"), (1.0, "int8 percentile"), (1.0, "int8 mse")]),
+        (None, [(1.0, "int8"), (0.99, "int8"), (1.0, "int8 percentile"), (1.0, "int8 mse")]),
+    ],
+)
+def test_other_observers_are_tried_where_no_share_passes(
+    passes: tuple[float, str] | None, tried: list[tuple[float, str]]
+) -> None:
+    conversion: Any = Scripted([])
+
+    def judged(share: float, file: Any) -> Any:
+        assert share == file.share
+        return SimpleNamespace(share=share, file=file, failures=[] if (share, file.variant) == passes else ["no"])
+
+    found = attempts_of(conversion, INT8, (1.0, 0.99), tuple(OBSERVERS), judged, lambda _: None)
+    assert [(a.share, a.file.variant) for a in found] == tried
+    assert conversion.asked == sorted({share for share, _ in tried}, reverse=True)
+    alone = attempts_of(conversion, INT8, (1.0,), ("percentile",), judged, lambda _: None)
+    assert [a.file.variant for a in alone] == ["int8 percentile"]
+    wide = attempts_of(conversion, "int8x16", (1.0,), tuple(OBSERVERS), judged, lambda _: None)
+    assert [a.file.variant for a in wide] == ["int8x16"]
