@@ -178,6 +178,7 @@ def _said() -> str:
     "--observer", type=click.Choice([*OBSERVERS]), help="What chooses the int8 ranges (else each until one passes)."
 )
 @click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
+@click.option("--qat", is_flag=True, help="Where int8 fails, let the module learn to be rounded, and try again.")
 @click.option("--force", is_flag=True, help="Write the file even where it differs too much.")
 @click.option("--bench", metavar="host|ssh://USER@MACHINE", help="Time it too, on this machine or on another one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
@@ -189,6 +190,7 @@ def network(
     seed: int,
     observer: str | None,
     recipe: str,
+    qat: bool,
     force: bool,
     bench: str | None,
     as_json: bool,
@@ -216,8 +218,8 @@ def network(
 
     observers = (observer,) if observer else tuple(OBSERVERS)
     report, timed = build_network(
-        loaded, shown, output, recipe=recipe, seed=seed, observers=observers, force=force, cache=CONVERTED, on_step=say,
-        time=time,
+        loaded, shown, output, recipe=recipe, seed=seed, observers=observers, qat=qat, force=force, cache=CONVERTED,
+        on_step=say, time=time,
     )  # fmt: skip
     if as_json:
         print(json.dumps({**report, **timed, "seconds": round(say.seconds, 1)}))

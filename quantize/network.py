@@ -5,13 +5,14 @@ Knows nothing of affectd's own networks, of masks or of bundles.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ from quantize.errors import CalibrationError, ExportError, NetworkError
 from quantize.export import N_CHECKED, write_onnx
 from quantize.observers import OBSERVERS
 from quantize.page import page
+from quantize.qat import Tuned, tune
 from quantize.recipe import (
     AUTO,
     SHARES,
@@ -221,6 +223,7 @@ def build_network(
     seed: int = 0,
     observers: Sequence[str] = tuple(OBSERVERS),
     shares: Sequence[float] = SHARES,
+    qat: bool = False,
     force: bool = False,
     cache: Path | None = None,
     on_step: Callable[[str], None] = lambda _: None,
@@ -228,9 +231,12 @@ def build_network(
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Export, write anew, convert, compare; ``output`` gets NAME.tflite, report.json and report.html.
 
-    Returns the report and what ``time`` says. Raises QuantizeError for whatever goes wrong; GateError where the file
-    differs too much and ``force`` is not set.
+    With ``qat`` a module learns to be rounded where no integer file passes, on the windows that do not judge. Returns
+    the report and what ``time`` says. Raises QuantizeError for whatever goes wrong; GateError where the file differs
+    too much and ``force`` is not set.
     """
+    if qat and network.module is None:
+        raise NetworkError(network.name, "is an ONNX file, which cannot learn", "give its module, or leave --qat out")
     output.mkdir(parents=True, exist_ok=True)
     work = output / "work"
     work.mkdir(exist_ok=True)
@@ -250,8 +256,22 @@ def build_network(
         return Attempt(share, file, None, *_compared(file, wanted))
 
     shown = windows.of(network.inputs, calibration)
-    conversion = Conversion(work / ONNX, shown, _told(model, shown), [o.name for o in model.graph.output], work, cache)
-    attempts = attempts_of(conversion, recipe, shares, observers, judged, on_step)
+    names = [o.name for o in model.graph.output]
+    conversion = Conversion(work / ONNX, shown, _told(model, shown), names, work, cache)
+
+    def tuned() -> tuple[Conversion, Tuned]:
+        """The module once it has learned to be rounded."""
+        learner, folder = replace(network, module=copy.deepcopy(network.module)), work / "tuned"
+        assert learner.module is not None
+        folder.mkdir(exist_ok=True)
+        to_learn_from = np.setdiff1d(np.arange(len(windows)), judges)
+        said = tune(learner.module, windows.of(network.inputs, to_learn_from), say=on_step)
+        model = _exported(learner, windows, judges, folder)
+        onnx.save(model, str(folder / ONNX))
+        ready(folder / ONNX, on_step)
+        return Conversion(folder / ONNX, shown, _told(model, shown), names, folder, cache), said
+
+    attempts = attempts_of(conversion, recipe, shares, observers, judged, on_step, tuned if qat else None)
     timed = time(work / ONNX, {a.file.format: a.file.path for a in attempts if a.can_run}, shown)
     best, why = choose(attempts, medians := formats_of(medians_of(timed)), recipe)
     blamed = operators_alone((best, *attempts), wanted.inputs, on_step)

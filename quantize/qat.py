@@ -25,6 +25,8 @@ from quantize.calibrate import Floats32
 LEVELS = 127
 """Of a weight, to each side: TFLite's int8 weights leave -128 out."""
 LOW, HIGH = -128, 127
+N_SAID = 6
+"""Epochs at most that are told of."""
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
@@ -32,8 +34,10 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """How it learns."""
 
     epochs: int = 6
+    least_steps: int = 300
+    """Where these epochs are fewer steps, because there are few windows, more of them."""
     batch: int = 32
-    lr: float = 1e-4
+    lr: float = 1e-3
     seed: int = 0
 
 
@@ -124,20 +128,23 @@ def tune(
         before = after = _mean_loss(loss_of, n, tuning.batch)
         best = copy.deepcopy(network.state_dict())
         optimizer = torch.optim.Adam(network.parameters(), tuning.lr)
-        slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, tuning.epochs)
-        for epoch in range(tuning.epochs):
-            for chosen in np.array_split(rng.permutation(n), max(1, n // tuning.batch)):
+        batches = max(1, n // tuning.batch)
+        epochs = max(tuning.epochs, -(-tuning.least_steps // batches))
+        slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        for epoch in range(epochs):
+            for chosen in np.array_split(rng.permutation(n), batches):
                 optimizer.zero_grad()
                 loss = loss_of(torch.from_numpy(chosen))
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             slower.step()
             error = _mean_loss(loss_of, n, tuning.batch)
-            say(f"learn to be rounded: {epoch + 1}/{tuning.epochs}, error {error:.2g} of {before:.2g}")
+            if (epoch + 1) % -(-epochs // N_SAID) == 0:
+                say(f"learn to be rounded: {epoch + 1}/{epochs}, error {error:.2g} of {before:.2g}")
             if error < after:
                 after, best = error, copy.deepcopy(network.state_dict())
         network.load_state_dict(best)
-    return Tuned(before=before, after=after, windows=n, epochs=tuning.epochs)
+    return Tuned(before=before, after=after, windows=n, epochs=epochs)
 
 
 def _mean_loss(loss_of: Callable[[Tensor | slice], Tensor], n: int, batch: int) -> float:

@@ -51,6 +51,18 @@ def make():
     return Net()
 
 
+def lopsided():
+    """One hidden unit's range, 400 times as wide, makes every other's step coarse; in float nothing of it shows."""
+    net = make()
+    hidden, last = nn.Linear(18, 8), nn.Linear(8, 3)
+    with torch.no_grad():
+        hidden.weight[0] *= 400
+        hidden.bias[0] = 400
+        last.weight[:, 0] /= 400
+    net.head = nn.Sequential(hidden, nn.ReLU(), last)
+    return net
+
+
 def number():
     return 3
 
@@ -138,6 +150,18 @@ def ask(interpreter: Any, ppg: Any, about: Any) -> Any:
     return (interpreter.get_tensor(out["index"]).astype(np.float32) - zero) * scale
 
 
+def test_a_module_learns_to_be_rounded_where_no_file_passes(folder: Path, tmp_path: Path) -> None:
+    source, windows = f"{folder / 'pulse.py'}:lopsided", str(folder / "windows.npz")
+    args = ["network", source, "--calibration", windows, "-o", str(tmp_path / "out"), "--recipe", "int8", "--qat"]
+    done = CliRunner().invoke(command, [*args, "--observer", "min-max", "--force", "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    attempts = json.loads(done.stdout)["attempts"]
+    plain, tuned = ([a for a in attempts if (a["tuned"] is None) == is_plain] for is_plain in (True, False))
+    assert attempts == [*plain, *tuned] and len(plain) == 3 and all(a["failures"] for a in plain)
+    assert tuned[0]["tuned"]["after"] < 0.6 * tuned[0]["tuned"]["before"] and tuned[0]["tuned"]["windows"] == 100
+    assert max(a["agreement"] for a in tuned) >= max(a["agreement"] for a in plain)
+
+
 def save_regression(path: Path, name: str = "ppg") -> Path:
     """Mean of a filtered signal, one number: an ONNX file made by hand."""
     rng = np.random.default_rng(0)
@@ -174,6 +198,12 @@ def refusal(capsys: pytest.CaptureFixture[str], source: str, calibration: Path, 
     assert caught.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
     return line
+
+
+def test_an_onnx_file_cannot_learn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_regression(tmp_path / "rate.onnx")
+    said = refusal(capsys, str(tmp_path / "rate.onnx"), folder / "windows.npz", "--qat")
+    assert "is an ONNX file, which cannot learn; give its module" in said
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_network_learns_to_say_rounded_what_it_said(trained: tuple[ACC, dict[s
     network, windows = lopsided(trained[0]), trained[1]
     heard: list[str] = []
     said = tune(network, windows, say=heard.append)
-    assert said.after < 0.85 * said.before and said.windows == len(windows["mask"]) and len(heard) == said.epochs
+    assert said.after < 0.85 * said.before and said.windows == len(windows["mask"]) and 2 <= len(heard) <= 6
     with torch.no_grad():
         arrays = [torch.from_numpy(array) for array in windows.values()]
         first, second = trained[0](*arrays), network(*arrays)

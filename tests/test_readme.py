@@ -95,6 +95,7 @@ RESULT_ROWS = {
     "`emobed`, ECG + EDA": ("emobed", "both"),
     "`emobed`, ECG alone": ("emobed", "ecg"),
     "`emobed`, EDA alone": ("emobed", "eda"),
+    "`transformer-pretrained`, ECG alone": ("transformer-pretrained", "ecg"),
     "the same without connections": ("feature-fusion", "both"),
     "mean of two networks of one sensor": ("decision-fusion", "both"),
     "boosted trees": ("classical-gb", "both"),
