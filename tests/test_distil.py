@@ -266,7 +266,7 @@ def test_windows_of_another_kind_are_refused(made: Made, tmp_path: Path) -> None
 # --- to the device --------------------------------------------------------------------------------------------------
 
 
-ONE_SHARE = Options(shares=(1.0,))
+ONE_SHARE = Options(observers=("min-max",), shares=(1.0,))
 
 
 def make_bundle(made: Made, distilled: Distilled, folder: Path, options: Options = ONE_SHARE, **results: Any) -> Bundle:
