@@ -35,6 +35,13 @@ CONVERTED = KEPT / "converted"
 CACHE = KEPT / "prepared"
 """Where windows prepared from a data set are kept between runs."""
 RECIPES = ("auto", *MODEL_FORMATS)
+OBSERVER = click.option(
+    "--observer",
+    "observers",
+    type=click.Choice([*OBSERVERS]),
+    callback=lambda _context, _option, name: (name,) if name else tuple(OBSERVERS),
+    help="What chooses the int8 ranges (else each until one passes).",
+)
 BAD_INPUT = 2
 """Exit code for anything the user can put right."""
 
@@ -77,9 +84,7 @@ def command() -> None:
 @click.option("--windows", default=PER_MASK, show_default=True, help="Calibration windows for each set of sensors.")
 @click.option("--judges", default=PARITY_PER_MASK, show_default=True, help="Parity windows for each set of sensors.")
 @click.option("--share", type=click.FloatRange(0.5, 1.0), help="Of windows that set int8 ranges (else 1, 0.99, 0.98).")
-@click.option(
-    "--observer", type=click.Choice([*OBSERVERS]), help="What chooses the int8 ranges (else each until one passes)."
-)
+@OBSERVER
 @click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
 @click.option("--qat", is_flag=True, help="Where int8 fails, let the network learn to be rounded, and try again.")
 @click.option("--force", is_flag=True, help="Write the bundle even where it differs too much; its card says so.")
@@ -97,7 +102,7 @@ def make(
     windows: int,
     judges: int,
     share: float | None,
-    observer: str | None,
+    observers: tuple[str, ...],
     recipe: str,
     qat: bool,
     force: bool,
@@ -125,7 +130,7 @@ def make(
     loaded = read_checkpoint(checkpoint)
     figures = read_results(results, loaded) if results else []
     pool = read_pool(calibration, loaded.spec, cache, str(loaded.provenance.get("task", "")), say, loaded.features)
-    observers, shares = (observer,) if observer else tuple(OBSERVERS), (share,) if share else SHARES
+    shares = (share,) if share else SHARES
     options = Options(seed, windows, judges, observers, shares, recipe, qat, CONVERTED, force)
     with _work(work) as folder:
 
@@ -174,9 +179,7 @@ def _said() -> str:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State of the module (torch.save of its state_dict).")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
-@click.option(
-    "--observer", type=click.Choice([*OBSERVERS]), help="What chooses the int8 ranges (else each until one passes)."
-)
+@OBSERVER
 @click.option("--recipe", default="auto", show_default=True, type=click.Choice(RECIPES), help="Format of the file.")
 @click.option("--qat", is_flag=True, help="Where int8 fails, let the module learn to be rounded, and try again.")
 @click.option("--force", is_flag=True, help="Write the file even where it differs too much.")
@@ -188,7 +191,7 @@ def network(
     output: Path,
     weights: Path | None,
     seed: int,
-    observer: str | None,
+    observers: tuple[str, ...],
     recipe: str,
     qat: bool,
     force: bool,
@@ -216,7 +219,6 @@ def network(
         run = None if loaded.module is None else torch_run_of(loaded.module, shown.example(loaded.inputs))
         return latency(target, run, onnx, files, some, output, say)
 
-    observers = (observer,) if observer else tuple(OBSERVERS)
     report, timed = build_network(
         loaded, shown, output, recipe=recipe, seed=seed, observers=observers, qat=qat, force=force, cache=CONVERTED,
         on_step=say, time=time,

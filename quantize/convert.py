@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.bundle import MODEL_FORMATS, TensorSpec
+from quantize import observers
 from quantize.errors import ConvertError
 from quantize.kept import fetch, keep, key_of
 from quantize.observers import MIN_MAX, N_BINS, OBSERVERS, counted
@@ -186,7 +187,7 @@ class Converted:
     @property
     def format(self) -> str:
         """Of the bundle's formats."""
-        return self.variant.split()[0]
+        return format_of(self.variant)
 
     @property
     def observer(self) -> str:
@@ -254,18 +255,18 @@ def convert(
         if cache is not None:
             keep(cache, key, folder, [*files.values(), folder / RESULT, log])
     shapes = {name: _file_shape(array) for name, array in calibration.items()}
-    made_of = {variant: (path, found[variant], tuple(outputs)) for variant, path in files.items()}
-    return {
-        variant: Converted(
-            variant, *parts, tuple(faults(found[variant], variant.split()[0], shapes, len(outputs))), log
-        )
-        for variant, parts in made_of.items()
-    }
+    wrong = {v: tuple(faults(found[v], format_of(v), shapes, len(outputs))) for v in files}
+    return {v: Converted(v, path, found[v], tuple(outputs), wrong[v], log) for v, path in files.items()}
 
 
 def variant_of(form: str, observer: str) -> str:
     """Key of a format's file whose ranges an observer chose; other formats than int8 have one alone."""
     return f"{form} {observer}" if form == "int8" and observer != MIN_MAX else form
+
+
+def format_of(variant: str) -> str:
+    """The format of such a key."""
+    return variant.split()[0]
 
 
 def usable(file: Converted) -> Converted:
@@ -305,11 +306,12 @@ def _save_calibration(calibration: Mapping[str, Floats32], folder: Path) -> dict
 
 
 def _key(onnx: Path, calibration: Mapping[str, str]) -> str:
-    """Of all that shapes the files: network and windows, converter and its options, and this file."""
+    """Of all that shapes the files: network and windows, converter and its options, this file and the observers'."""
     versions = ",".join(f"{name} {importlib.metadata.version(name)}" for name in CONVERTERS)
     said = f"{onnx.name} {versions} {sorted(OPTIONS.items(), key=str)} {sorted(calibration)}"
     windows = (Path(calibration[name]).read_bytes() for name in sorted(calibration))
-    return key_of([said.encode(), Path(__file__).read_bytes(), onnx.read_bytes(), *windows])
+    code = (Path(source).read_bytes() for source in (__file__, observers.__file__))
+    return key_of([said.encode(), *code, onnx.read_bytes(), *windows])
 
 
 def _file_shape(array: Floats32) -> tuple[int, ...]:

@@ -122,27 +122,23 @@ def attempts_of(
     Where none passes ``again`` gives what has learned to be rounded, to be tried over the shares in its turn.
     """
     first, others = (INT8, [f for f in MODEL_FORMATS if f != INT8]) if recipe == AUTO else (recipe, [])
-    unchanged: dict[str, Converted] = {}
+    tries = [(share, observers[0]) for share in (shares if first in INTEGERS else shares[:1])]
+    tries += [(shares[0], observer) for observer in observers[1:] if first == INT8]
 
-    def over_shares(source: Conversion) -> Iterator[Attempt]:
-        every: dict[str, Converted] = {}
-        for share in shares if first in INTEGERS else shares[:1]:
-            files = source.run(share, on_step)
-            every = every or files
-            unchanged.update({} if unchanged else files)
-            yield (attempt := judged(share, files[variant_of(first, observers[0])]))
-            if not attempt.failures:
-                return
-        for observer in observers[1:] if first == INT8 else ():
-            yield (attempt := judged(shares[0], every[variant_of(first, observer)]))
+    def until_one_passes(source: Conversion, made: dict[float, dict[str, Converted]]) -> Iterator[Attempt]:
+        for share, observer in tries:
+            if share not in made:
+                made[share] = source.run(share, on_step)
+            yield (attempt := judged(share, made[share][variant_of(first, observer)]))
             if not attempt.failures:
                 return
 
-    attempts = [*over_shares(conversion)]
+    made: dict[float, dict[str, Converted]] = {}
+    attempts = [*until_one_passes(conversion, made)]
     if again is not None and first in INTEGERS and attempts[-1].failures:
         anew, tuned = again()
-        attempts += [replace(attempt, tuned=tuned) for attempt in over_shares(anew)]
-    return attempts + [judged(shares[0], unchanged[name]) for name in others]
+        attempts += [replace(attempt, tuned=tuned) for attempt in until_one_passes(anew, {})]
+    return attempts + [judged(shares[0], made[shares[0]][name]) for name in others]
 
 
 def operators_alone(

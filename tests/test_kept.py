@@ -90,3 +90,6 @@ def test_the_same_network_and_windows_are_converted_once(tmp_path: Path, monkeyp
     assert run("third").startswith("third")
     onnx.write_bytes(b"another network")
     assert run("fourth").startswith("fourth") and runs == ["first", "third", "fourth"]
+    (tmp_path / "observers.py").write_text("other ranges")
+    monkeypatch.setattr(converting.observers, "__file__", str(tmp_path / "observers.py"))
+    assert run("fifth").startswith("fifth")
