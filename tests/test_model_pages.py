@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from train.errors import ResultError
@@ -38,6 +39,20 @@ def test_a_table_has_a_row_for_each_task_mode_and_set_of_sensors_and_nothing_is_
     begins = "| Stress-Predict rest/task | calibrated | surrogate ECG + EDA"
     (row,) = (line for line in made.splitlines() if line.startswith(begins))
     assert row.endswith(f"|  | {one['balanced_accuracy']:.3f} ({low:.3f}-{high:.3f}) |")  # ecg-only never sees both
+
+
+def test_fewer_labels_have_a_row_for_each_share_and_the_margin_of_the_first_system_over_the_second() -> None:
+    made = filled("<!-- labels: transformer-pretrained transformer-scratch -->\n<!-- end -->", RECORDS, "page.md")
+    ours, theirs = (
+        next(
+            r for r in RECORDS if (r["dataset"], r["mode"], r["system"], r.get("label_share"), r["runtime"]) == (
+                "wesad", "cold_start", system, 0.25, "float"))
+        for system in ("transformer-pretrained", "transformer-scratch")
+    )  # fmt: skip
+    both = ours["balanced_accuracy"], theirs["balanced_accuracy"]
+    margin = np.mean([ours["per_subject"][s] - theirs["per_subject"][s] for s in ours["per_subject"]])
+    row = f"| cold start | 25% | WESAD non-stress/stress | {both[0]:.3f} | {both[1]:.3f} | {margin:+.3f} ("
+    assert row in made and made.count("| cold start | 10% | WESAD ") == 1
 
 
 def test_a_system_without_a_record_is_named() -> None:

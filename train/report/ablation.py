@@ -115,14 +115,15 @@ def _margins(
 ) -> dict[Column, Margin]:
     pairs = {c: (ours[c]["per_subject"], theirs[c]["per_subject"]) for c in sorted(ours) if c in theirs}
     pairs = {c: (mine, other) for c, (mine, other) in pairs.items() if set(mine) & set(other)}
-    out = {c: _margin([pair]) for c, pair in pairs.items()}
+    out = {c: margin([pair]) for c, pair in pairs.items()}
     if averaged and set(averaged) <= set(pairs):
-        out[MEAN] = _margin([pairs[c] for c in averaged])
+        out[MEAN] = margin([pairs[c] for c in averaged])
     return out
 
 
-def _margin(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Margin:
-    """Mean over the pairs' data sets: each counts the same for the mean, each person the same for the test."""
+def margin(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Margin:
+    """Ours against theirs, a pair of ``per_subject`` for each data set: each set counts the same for the mean, each
+    person the same for the test."""
     differences = [paired(mine, other) for mine, other in pairs]
     common = [sorted(set(mine) & set(other)) for mine, other in pairs]
     return Margin(
