@@ -326,6 +326,22 @@ def test_a_record_is_the_mean_over_people_of_the_mean_over_seeds(flat: list[dict
     assert pick(flat, *key, "ecg", "int8")["p_acc"] is None  # these two are equal: there is nothing to test
 
 
+def test_a_file_for_the_device_stands_beside_the_float_network_of_the_same_folds(folds: list[Fold]) -> None:
+    key = ("wesad", "3-class", "cold_start", "acc")
+    floats = [made(*key, subject, 0) for subject in ("S2", "S3")]
+    files = [{**made(*key, subject, 0), "runtime": "int8"} for subject in ("S2", "S3")]
+    windows = files[1]["masks"]["ecg"]["probability"]
+    changed = [np.roll(row, 1).tolist() if i < 3 else row for i, row in enumerate(windows)]
+    files[1]["masks"]["ecg"]["probability"] = changed
+    beside = [pick(records([*floats, *files]), *key, mask, "int8") for mask in ("ecg", "eda")]
+    assert beside[0]["agreement"] == pytest.approx(1 - 3 / len(windows) / 2, abs=1e-4) and beside[1]["agreement"] == 1.0
+    assert beside[0]["float_balanced_accuracy"] == pick(records(floats), *key, "ecg")["balanced_accuracy"]
+    assert beside[0]["float_balanced_accuracy"] != beside[0]["balanced_accuracy"]
+    assert f"| acc int8 | surrogate ECG alone | {beside[0]['agreement']:.1%} |" in markdown(records([*floats, *files]))
+    assert "agreement" not in pick(records([*floats, *files[:1]]), *key, "ecg", "float")
+    assert "agreement" not in pick(records([*floats[:1], *files]), *key, "ecg", "int8")
+
+
 def one_class(record: dict[str, Any], mask: str) -> dict[str, Any]:
     """The same with only the first class left in one mask."""
     windows = record["masks"][mask]
@@ -580,7 +596,7 @@ def test_real_ecg_is_called_ecg() -> None:
 def test_markdown_has_a_table_per_task_and_mode(flat: list[dict[str, Any]]) -> None:
     text = markdown(flat)
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == len(flat) + 2 * 4 + 2 * (8 + 2)
+    assert len(rows) == len(flat) + 2 * 4 + 4 * (3 + 2) + 2 * (8 + 2)
     assert text.count("\n## ") == 4 + 2 + 1
     assert "surrogate ECG + EDA" in text
     assert "`affectd-train loso --config train/runs/<all>.toml` at commit 0fea6aa1fd31" in text

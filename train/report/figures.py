@@ -31,6 +31,8 @@ CROSSMODAL = (
     "emobed-eda-only",
 )  # fmt: skip
 """EmoBed's network and what its training is compared with."""
+FLOAT = "float"
+"""The runtime that every other is compared with."""
 SHOTS = "-shots-"
 """In the name of a system that was shown some of the person's windows: it is judged on those that are left."""
 CLASSICAL = "classical-"
@@ -125,7 +127,8 @@ def records(folds: Sequence[Fold | Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Flat records, as in results/loso.json: per data set, task and mode one for each mask, system and runtime."""
     out: list[dict[str, Any]] = []
     for of_group in groups(as_folds(folds)).values():
-        out += [_record(row) for row in _with_baselines(rows(of_group))]
+        floats = {(f.system, f.subject, f.seed): f for f in of_group if f.runtime == FLOAT}
+        out += [_record(row) | _beside_float(row, floats) for row in _with_baselines(rows(of_group))]
     return _compared(out)
 
 
@@ -194,6 +197,24 @@ def _record(row: Row) -> dict[str, Any]:
         "left_out": list(row.left_out),
         "per_subject": scores,
         **origin(row.folds),
+    }
+
+
+def _beside_float(row: Row, floats: Mapping[tuple[str, str, int], Fold]) -> dict[str, Any]:
+    """Of a row that is not in float: share of a fold's windows that the float network names alike, mean over folds, and
+    that network's balanced accuracy in these folds; nothing where it is not there or judged other windows."""
+    pairs = [
+        (fold, floats.get((fold.system, fold.subject, fold.seed))) for fold in row.folds if row.mask in fold.scores
+    ]
+    others = [other for _, other in pairs if other is not None and row.mask in other.scores]
+    named = [[f.scores[row.mask].named for f in pair if f is not None and row.mask in f.scores] for pair in pairs]
+    if row.runtime == FLOAT or any(len({len(it) for it in both}) != 1 or len(both) != 2 for both in named):
+        return {}
+    alike = [(one == other).mean() for one, other in named if len(one)]
+    people = _row(row.system, FLOAT, row.mask, others).people.values()
+    return {
+        "agreement": rounded(np.mean(alike)),
+        "float_balanced_accuracy": rounded(np.mean([figures["balanced_accuracy"] for figures in people])),
     }
 
 

@@ -67,7 +67,8 @@ class FoldRecord(Head, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What one mask of one fold comes to. Windows themselves are not kept: there are millions."""
+    """What one mask of one fold comes to. Of the windows themselves, of which there are millions, only the class that
+    each is given is kept."""
 
     figures: Mapping[str, float]
     """As train.metrics.metrics gives them."""
@@ -81,6 +82,8 @@ class Score:
     """(HISTOGRAM_BINS,) sum of the winning probability."""
     total: int
     """Labelled windows, scored or not."""
+    named: npt.NDArray[np.uint8]
+    """(n,) class of the greatest probability, of each window."""
     answered: Ints | None = None
     """(n_classes, n_classes) confusion of the windows it would answer; None for a system that answers all."""
     familiar: int | None = None
@@ -133,6 +136,7 @@ def score(record: MaskRecord, n_classes: int) -> Score:
         np.bincount(place[right], minlength=HISTOGRAM_BINS),
         np.bincount(place, confidence, minlength=HISTOGRAM_BINS).astype(float),
         record.total,
+        probability.argmax(axis=1).astype(np.uint8),
         *_answers(record, label, probability),
     )
 

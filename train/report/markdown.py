@@ -32,6 +32,7 @@ Record = Mapping[str, Any]
 COLUMNS = ("mode", "system", "mask", "bal. acc.", "95 %", "macro-F1", "acc.", "AUROC", "ECE", "p (acc)")
 RESULT_COLUMNS = ("system", "sensors", *COLUMNS[3:-1], "ECE, all", "scored", "complete", "p (acc)")
 ANSWER_COLUMNS = ("system", "sensors", "answered", "bal. acc. of the answers", "familiar")
+FILE_COLUMNS = ("file", "sensors", "windows named as in float", "bal. acc.", "in float")
 READING = """Leave-one-subject-out: nothing was fitted on the person who is judged; every choice was made on an inner
 split of the others. Each figure is made per person and seed, averaged over seeds, then over people; the interval is a
 95 % bootstrap over people. *ECE* is a person's, which is never small with few windows; *ECE, all* is that of
@@ -85,7 +86,7 @@ def _of_classes(records: Sequence[Record]) -> list[str]:
     for (dataset, task, mode), of_group in by_group(records).items():
         parts += [f"## {column_words((dataset, task))}, {MODE_WORDS[mode]}", people_and_seeds(of_group)]
         parts.append(table_lines(RESULT_COLUMNS, [_row(r) for r in of_group]).rstrip("\n"))
-        parts += _answers(of_group)
+        parts += [*_answers(of_group), *_beside_float(of_group)]
     for found in ablations(records):
         sees = sensors(found.sees, found.surrogate_ecg)
         parts += [f"## What `{found.ours}` with {sees} is worth, {MODE_WORDS[found.mode]}", *_ablation(found)]
@@ -153,6 +154,23 @@ def _answers(of_group: Sequence[Record]) -> list[str]:
         "Answered are windows that are familiar and whose greatest probability reaches the threshold of their sensors."
     )
     return [text, table_lines(ANSWER_COLUMNS, rows).rstrip("\n")] if rows else []
+
+
+def _beside_float(of_group: Sequence[Record]) -> list[str]:
+    """What files for the device say beside the networks that they were made of."""
+    rows = [
+        (
+            _system(record),
+            sensors(record["mask"], record["surrogate_ecg"]),
+            f"{record['agreement']:.1%}",
+            figure(record["balanced_accuracy"]),
+            figure(record["float_balanced_accuracy"]),
+        )
+        for record in of_group
+        if "agreement" in record
+    ]
+    text = "Each fold's network as a file for the device, and the same network in float on the same windows."
+    return [text, table_lines(FILE_COLUMNS, rows).rstrip("\n")] if rows else []
 
 
 def _system(record: Record) -> str:
