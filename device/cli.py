@@ -6,6 +6,7 @@ It knows nothing of signals; every command hands its arguments on.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import sys
@@ -20,8 +21,9 @@ import msgspec
 from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.calibration import own_labels
 from device.config import config_schema, example_config, load_config
-from device.errors import DeviceError
+from device.errors import DeviceError, SourceError
 from device.inference import Prediction
+from device.journal import ERROR, begin_logging, under_journal
 from device.pipeline.errors import PipelineError
 from device.pipeline.spec import MODALITIES
 from device.profile import check_fit, check_person, read_profile
@@ -39,8 +41,11 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 2
 """Bad input or a condition the user can change."""
+EXIT_PASSING = 1
+"""What may be over by itself: a disk that is full or fails, a source that ended. A service is started again."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as a shell reports it."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 FilePath = click.Path(path_type=Path)
 
@@ -54,16 +59,13 @@ def cli() -> None:
 @cli.command()
 @click.option("--config", "path", type=FilePath, required=True, help="Configuration in TOML.")
 @click.option("--bundle", type=FilePath, help="Model bundle instead of the configuration's.")
-@click.option("--verbose", "-v", is_flag=True, help="Log more.")
+@click.option("--verbose", "-v", is_flag=True, help="Log everything, whatever [log] level says.")
 def run(path: Path, bundle: Path | None, verbose: bool) -> None:
     """Read the sensors and predict until stopped."""
     from device.daemon import run as run_daemon
 
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    for chatty in ("bleak", "dbus_fast", "bleak_retry_connector"):
-        logging.getLogger(chatty).setLevel(max(level, logging.INFO))
     config = load_config(path)
+    begin_logging(logging.DEBUG if verbose else logging.getLevelName(config.log.level.upper()), sys.stderr)
     if bundle is not None:
         inference = msgspec.structs.replace(config.inference, bundle=str(bundle))
         config = msgspec.structs.replace(config, inference=inference)
@@ -390,7 +392,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except (DeviceError, FirmwareBridgeError, PipelineError) as error:
-        _fail(str(error))
+        _fail(str(error), EXIT_PASSING if _passing(error) else EXIT_ERROR)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "affectd"
         _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
@@ -400,6 +402,13 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _fail(message: str) -> None:
-    click.echo(f"affectd: {' '.join(message.split())}", err=True)
-    sys.exit(EXIT_ERROR)
+def _passing(error: Exception) -> bool:
+    """Whether the disk or a source is at fault, and not what somebody has written or chosen."""
+    cause = error.__cause__
+    return isinstance(error, SourceError) or (isinstance(cause, OSError) and cause.errno in _DISK_ERRORS)
+
+
+def _fail(message: str, code: int = EXIT_ERROR) -> None:
+    priority = f"<{ERROR}>" if under_journal(sys.stderr) else ""  # taken off by journald
+    click.echo(f"{priority}affectd: {' '.join(message.split())}", err=True)
+    sys.exit(code)

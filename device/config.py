@@ -67,6 +67,13 @@ class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """UNIX socket for `affectd status` and affectd-pair."""
 
 
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[log]``."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged: to the journal as a service, else to stderr. Nothing the sensors measure is."""
+
+
 class RecordingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table ``[recording]``."""
 
@@ -110,6 +117,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One table ``[[sensors]]`` each, with the keys of the registry of paired sensors; one sensor per role."""
     radio: RadioConfig = RadioConfig()
     control: ControlConfig = ControlConfig()
+    log: LogConfig = LogConfig()
     inference: InferenceConfig = InferenceConfig()
     person: PersonConfig = PersonConfig()
     recording: RecordingConfig = RecordingConfig()
@@ -337,6 +345,10 @@ threads = 1
 [control]
 # UNIX socket at which `affectd status` and affectd-pair ask this daemon.
 socket = "/run/affectd/affectd.sock"
+
+[log]
+# The least that is logged, to the journal as a service, else to stderr: "debug", "info", "warning" or "error".
+level = "info"
 
 [recording]
 # Where the raw notifications go, one file per run, for the owner's eyes only.

@@ -21,8 +21,10 @@ from device.inference import Prediction
 from device.labelling import Labelling
 from device.marking import Marking
 from device.notification import Arrival
+from device.progress import Progress
 from device.recording import RecordingWriter
 from device.resting import Resting
+from device.service import kept_informed
 from device.sinks.base import Item, QueuedSink
 from device.sinks.jsonl import JsonlSink
 from device.sinks.sqlite import Run, SqliteSink
@@ -56,7 +58,7 @@ async def run(
         choice = _choose(models, config)
         links = [source for source in sources if isinstance(source, BleSource)]
         with RecordingWriter(Path(config.recording.directory), streams) as recording:
-            status = Status(choice, recording, links)
+            status, progress = Status(choice, recording, links), Progress(config.recording.fsync_s)
             resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
             labelling = Labelling(_profile(config), status)
             marking = Marking(recording.append)
@@ -64,10 +66,11 @@ async def run(
             hear = partial(_each, (resting.listen, labelling.listen))
             async with (
                 _open_sinks(config.sinks, _run_of(choice, recording)) as sinks,
-                _repeating(recording.sync, config.recording.fsync_s),
+                _repeating(progress.syncing(recording.sync), config.recording.fsync_s),
                 control.listening(Path(config.control.socket)),
                 _opening(config, choice, streams, hear, stop) as opening,
-                contextlib.aclosing(merged(sources, stop)) as arrivals,
+                kept_informed(opening, stop, status.in_words, progress.made),
+                contextlib.aclosing(merged(sources, stop, progress.arrived)) as arrivals,
             ):
                 _log.info("bundle %s, recording to %s", choice.bundle.manifest.name, recording.path)
                 publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
@@ -81,6 +84,7 @@ async def run(
                     backlog.append(arrival)
                     if opening.done() and not stop.is_set():
                         publish(_classified(backlog, _adopted(opening.result(), status)))
+                    progress.done()
                 session = _adopted(await opening, status)
                 publish(_classified(backlog, session))
                 publish(session.flush())
@@ -217,13 +221,15 @@ def _run_of(choice: Choice, recording: RecordingWriter) -> Run:
     return Run(header.host_ns, header.wall_ns, bundle.manifest.name, bundle.sha256, recording.path.name, header.affectd)
 
 
-async def merged(sources: Sequence[Source], stop: asyncio.Event) -> AsyncGenerator[Arrival, None]:
-    """Arrivals of all sources as they come, until ``stop`` or the end of all.
+async def merged(
+    sources: Sequence[Source], stop: asyncio.Event, arrived: Callable[[], None]
+) -> AsyncGenerator[Arrival, None]:
+    """Arrivals of all sources as they come, until ``stop`` or the end of all; ``arrived`` hears of each at once.
 
     One task per source; one that fails is said and never stops another. Raises the last error where all have failed.
     """
     queue: asyncio.Queue[Arrival | None] = asyncio.Queue(QUEUE)
-    tasks = [asyncio.create_task(_drain(source, queue), name=source.name) for source in sources]
+    tasks = [asyncio.create_task(_drain(source, queue, arrived), name=source.name) for source in sources]
     guards = [asyncio.create_task(_end_of(tasks, queue)), asyncio.create_task(_stopped(stop, tasks))]
     try:
         while (arrival := await queue.get()) is not None:
@@ -235,14 +241,15 @@ async def merged(sources: Sequence[Source], stop: asyncio.Event) -> AsyncGenerat
         raise errors[-1]
 
 
-async def _drain(source: Source, queue: asyncio.Queue[Arrival | None]) -> None:
+async def _drain(source: Source, queue: asyncio.Queue[Arrival | None], arrived: Callable[[], None]) -> None:
     """Move one source's arrivals to the queue; closing the generator stops the sensor's stream."""
     try:
         async with contextlib.aclosing(source.notifications()) as arrivals:
             async for arrival in arrivals:
+                arrived()
                 await queue.put(arrival)
     except DeviceError as error:
-        _log.error("source %s ends: %s", source.name, error)
+        _log.error("source %s ends: %s", source.name, error, extra={"source": source.name})
         raise
     except Exception as error:
         _log.exception("source %s ends", source.name)

@@ -47,6 +47,13 @@ class Status:
         before, self.rests_on = self.rests_on, ("+".join(prediction.modalities) or "nothing") + reason
         return before != self.rests_on
 
+    def in_words(self) -> str:
+        """Each link and what predictions rest on, in a line; never what they say."""
+        links = [f"{source.name} {source.link.state}" for source in self._links]
+        if self.rests_on and (not links or any(source.link.state == "streaming" for source in self._links)):
+            return "; ".join(filter(None, (", ".join(links), f"predictions rest on {self.rests_on}")))
+        return ", ".join(links) or "no prediction yet"
+
     def to_json(self) -> dict[str, Any]:
         """Everything, fit for JSON; times in seconds ago."""
         return {

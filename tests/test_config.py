@@ -47,7 +47,7 @@ def test_the_example_names_every_key() -> None:
     sinks = {name: getattr(example.sinks, name) for name in example.sinks.__struct_fields__}
     assert None not in sinks.values()
     structs = (
-        *(example.radio, example.control, example.inference, example.person, example.recording),
+        *(example.radio, example.control, example.log, example.inference, example.person, example.recording),
         *(*sinks.values(), example.sensors[0]),
     )
     keys = {key for struct in structs for key in struct.__struct_fields__}

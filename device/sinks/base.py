@@ -71,7 +71,7 @@ class QueuedSink:
         except Exception as error:  # a sink's own trouble, whatever it is, must not end the others
             self.failed += 1
             what = f"event {item.description!r}" if isinstance(item, Event) else f"prediction {item.index}"
-            _log.warning("sink %s: %s: %s", self.sink.name, what, error)
+            _log.warning("sink %s: %s: %s", self.sink.name, what, error, extra={"sink": self.sink.name})
 
     async def close(self, task: asyncio.Task[None], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Let the task of ``run`` finish the queue, for a while, then close the sink."""
