@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 EXIT_ERROR = 2
 """Bad input or a condition the user can change."""
 EXIT_PASSING = 1
-"""What may be over by itself: a disk that is full or fails, a source that ended. A service is started again."""
+"""What may pass, or does so with a new file: a disk that is full or fails, a source that ended. The service is started
+again."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as a shell reports it."""
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 FilePath = click.Path(path_type=Path)
 

@@ -27,9 +27,7 @@ _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_
 """What journald asks of a file in memory: nobody may change it any more."""
 
 
-def begin_logging(
-    level: int, stream: TextIO, environ: Mapping[str, str] = os.environ, journal: Path = JOURNAL
-) -> None:
+def begin_logging(level: int, stream: TextIO, environ: Mapping[str, str] = os.environ, journal: Path = JOURNAL) -> None:
     """Log to the journal where ``stream`` leads there, else in lines to ``stream``."""
     if under_journal(stream, environ) and journal.exists():
         handler: logging.Handler = JournalHandler(journal)
@@ -55,6 +53,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, path: Path = JOURNAL) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # the rest has fields of its own
         self.lost = 0
         self._path = str(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

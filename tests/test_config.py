@@ -74,6 +74,7 @@ def test_the_example_names_every_key() -> None:
         (SENSOR + "[recording]\n\nfsync_s = 'often'\n", "line 8: recording.fsync_s: Expected `float`, got `str`"),
         (SENSOR + "[recording]\nfsync_s = 0\n", "line 7: recording.fsync_s: Expected `float` > 0"),
         (SENSOR + "[inference]\nruntime = 'torch'\n", "line 7: inference.runtime: Invalid enum value 'torch'"),
+        (SENSOR + "[log]\nlevel = 'loud'\n", "line 7: log.level: Invalid enum value 'loud'"),
         (SENSOR + "[sinks.jsonl]\n", "line 6: sinks.jsonl: missing key `path`"),
         ("[recording]\nfsync_s = 1\n", "no sensor: [[sensors]] tables are needed, or [radio] registry"),
         ("sensors = []\n", "no sensor: [[sensors]] tables are needed, or [radio] registry"),
