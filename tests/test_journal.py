@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +170,16 @@ def test_a_service_logs_to_the_journal_and_everybody_else_to_stderr(
     assert (tmp_path / "stderr").read_text() == ("" if service else "WARNING device.daemon: said\n")
     if service:
         assert journald.entry()["MESSAGE"] == "said"
+
+
+def test_the_last_word_of_a_service_is_an_error_in_the_journal() -> None:
+    """journald takes the priority off each line that a service writes to stderr."""
+    reading, writing = os.pipe()
+    opened = os.fstat(writing)
+    command = "import sys; sys.argv = ['affectd', 'config', 'check', '/none']; from device.cli import main; main()"
+    env = {**os.environ, "JOURNAL_STREAM": f"{opened.st_dev}:{opened.st_ino}"}
+    done = subprocess.run([sys.executable, "-c", command], stderr=writing, env=env)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert said.read().startswith("<3>affectd: /none: cannot be read")
+    assert done.returncode == 2

@@ -361,10 +361,10 @@ def test_neither_the_log_nor_the_state_tells_what_somebody_feels(
     assert not [share for share in shares if share in told]
 
 
-def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed: the unit is not checked")
-    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True)
+def systemd(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed: what systemd thinks of device/systemd is not checked")
+    return subprocess.run([tool, *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -376,13 +376,26 @@ def unit(tmp_path: Path) -> Path:
 
 
 def test_systemd_finds_no_fault_with_the_unit(unit: Path) -> None:
-    checked = analyze("verify", str(unit))
+    checked = systemd("systemd-analyze", "verify", str(unit))
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 def test_the_unit_is_hardened(unit: Path) -> None:
-    checked = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", str(unit))
+    checked = systemd(
+        "systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", str(unit)
+    )
     assert checked.returncode == 0, checked.stdout
+
+
+def test_every_file_means_the_same_user(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    made = systemd("systemd-sysusers", f"--root={tmp_path}", str(UNITS / "affectd-sysusers.conf"))
+    assert made.returncode == 0, made.stderr
+    name, _, uid, gid, _, home, shell = (tmp_path / "etc" / "passwd").read_text().strip().split(":")
+    assert (int(uid) < 1000, int(gid) < 1000, home, Path(shell).name) == (True, True, "/var/lib/affectd", "nologin")
+    assert f"\nUser={name}\nGroup={name}\n" in UNIT.read_text()
+    assert f'<policy user="{name}">' in (UNITS / "affectd-dbus.conf").read_text()
+    assert f'subject.user == "{name}"' in (UNITS / "affectd-polkit.rules").read_text()
 
 
 @pytest.mark.parametrize("policy", [True, False])

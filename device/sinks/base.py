@@ -70,7 +70,7 @@ class QueuedSink:
             self.published += 1
         except Exception as error:  # a sink's own trouble, whatever it is, must not end the others
             self.failed += 1
-            what = f"event {item.description!r}" if isinstance(item, Event) else f"prediction {item.index}"
+            what = f"event at {item.host_ns / 1e9:.3f} s" if isinstance(item, Event) else f"prediction {item.index}"
             _log.warning("sink %s: %s: %s", self.sink.name, what, error, extra={"sink": self.sink.name})
 
     async def close(self, task: asyncio.Task[None], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
