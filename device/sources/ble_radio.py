@@ -127,7 +127,9 @@ class Radio:
             async with self._repairing:
                 await self._do(rung, address, self.repairs)
         except RadioError as error:
-            _log.warning("%s: could not %s: %s", address, rung.value, error, extra={"rung": rung.name})
+            _log.warning(
+                "%s: could not %s: %s", address, rung.value, error, extra={"rung": rung.value, "address": address}
+            )
             return str(error)
         return ""
 
