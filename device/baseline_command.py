@@ -6,7 +6,7 @@ It knows nothing of signals; the daemon or a recorder says how the rest goes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -72,7 +72,7 @@ async def from_daemon(socket: Path, request: BaselineRequest, path: Path | None,
 
 
 def from_recording(
-    recording: Path,
+    recording: Sequence[Path],
     bundle: Path,
     request: BaselineRequest,
     path: Path,

@@ -27,7 +27,8 @@ from device.journal import ERROR, begin_logging, under_journal
 from device.pipeline.errors import PipelineError
 from device.pipeline.spec import MODALITIES
 from device.profile import check_fit, check_person, read_profile
-from device.recording import RecordingReader, affectd_version
+from device.recording import RecordingReader
+from device.segment import affectd_version
 from device.sinks.jsonl import JsonlSink
 from firmware_bridge.daemon_client import ask, socket_path
 from firmware_bridge.daemon_client import status as ask_status
@@ -88,7 +89,7 @@ def status(path: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("recording", type=FilePath)
+@click.argument("recording", type=FilePath, nargs=-1, required=True, metavar="RECORDING...")
 @click.option("--bundle", type=FilePath, default=DEFAULT_BUNDLE, help="Model bundle; default: the shipped one.")
 @click.option("--profile", type=FilePath, help="The wearer's profile: baseline and labels.")
 @click.option("--runtime", default="auto", help="TFLite runtime.")
@@ -96,9 +97,18 @@ def status(path: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line per prediction.")
 @click.option("--out", type=FilePath, help="Append the predictions to this file, one line of JSON each.")
 def replay(
-    recording: Path, bundle: Path, profile: Path | None, runtime: str, recover: bool, as_json: bool, out: Path | None
+    recording: tuple[Path, ...],
+    bundle: Path,
+    profile: Path | None,
+    runtime: str,
+    recover: bool,
+    as_json: bool,
+    out: Path | None,
 ) -> None:
-    """Send a recording through the whole path again, bit for bit."""
+    """Send a recording through the whole path again, bit for bit.
+
+    RECORDING is a segment, several of one run, or a directory with one run.
+    """
     from device.session import Tally, open_session
 
     reader = RecordingReader(recording, recover=recover)
@@ -176,7 +186,12 @@ def _printable(_: click.Context, __: click.Parameter, person: str | None) -> str
 @click.option("--profile", type=FilePath, help="File to write; default: the daemon's own [person] profile.")
 @click.option("--allow", type=click.Choice(MODALITIES), help="Take a baseline of this sensor alone.")
 @click.option("--socket", type=FilePath, default=socket_path, help="Where the daemon listens.")
-@click.option("--recording", type=FilePath, help="Take the rest out of this recording; no daemon is asked.")
+@click.option(
+    "--recording",
+    type=FilePath,
+    multiple=True,
+    help="Take the rest out of this recording, a directory or segments of one run; no daemon is asked.",
+)
 @click.option("--from", "begin_s", type=click.FloatRange(min=0), help="Its beginning, s from the recording's start.")
 @click.option("--to", "end_s", type=click.FloatRange(min=0), help="Its end, s from the recording's start.")
 @click.option("--bundle", type=FilePath, help="With --recording: the model it is for; default: the shipped one.")
@@ -187,7 +202,7 @@ def baseline(
     profile: Path | None,
     allow: Role | None,
     socket: Path,
-    recording: Path | None,
+    recording: tuple[Path, ...],
     begin_s: float | None,
     end_s: float | None,
     bundle: Path | None,
@@ -197,9 +212,9 @@ def baseline(
     from device.baseline_command import from_daemon, from_recording, opened_screen
     from device.resting import BaselineRequest
 
-    if recording is None and any(given is not None for given in (begin_s, end_s, bundle)):
+    if not recording and any(given is not None for given in (begin_s, end_s, bundle)):
         raise click.UsageError("--from, --to and --bundle go with --recording")
-    if recording is not None and profile is None:
+    if recording and profile is None:
         raise click.UsageError("--recording needs --profile, the file to write")
     rest_s = 60.0 * minutes
     if end_s is not None:
@@ -207,7 +222,7 @@ def baseline(
         rest_s = end_s - begin_s
     request = BaselineRequest(allow, rest_s, person, keep=profile is None)
     with opened_screen(as_json) as screen:
-        if recording is not None and profile is not None:
+        if recording and profile is not None:
             from_recording(recording, bundle or DEFAULT_BUNDLE, request, profile, screen, begin_s=begin_s)
         else:
             asyncio.run(from_daemon(socket, request, profile, screen))

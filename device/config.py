@@ -78,9 +78,21 @@ class RecordingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table ``[recording]``."""
 
     directory: str = "/var/lib/affectd/recordings"
-    """Where the raw notifications go, one file per run."""
+    """Where the raw notifications go, in segments."""
     fsync_s: Positive = 5.0
     """A power cut takes at most the data of this many seconds."""
+    segment_s: Positive = 3600.0
+    """Length of a segment, recorded time; a run of the daemon begins a new one."""
+    compress: bool = True
+    """Whether a segment that has ended is compressed, to two fifths; every tool reads it as it is."""
+    keep_days: Count | None = None
+    """Days of recording after which a segment is deleted; without it none is. Time in which affectd did not record does
+    not count, because a device without a clock cannot tell it."""
+    max_bytes: Count | None = None
+    """Bytes that all segments may take: beyond it the oldest are deleted."""
+    min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 256 << 20
+    """Bytes of the disk that are left to results and the system: below it the oldest segments are deleted, and with
+    none left nothing is recorded until there is room; predictions go on."""
 
 
 class JsonlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -351,10 +363,22 @@ socket = "/run/affectd/affectd.sock"
 level = "info"
 
 [recording]
-# Where the raw notifications go, one file per run, for the owner's eyes only.
+# Where the raw notifications go, in segments, for the owner's eyes only.
 directory = "/var/lib/affectd/recordings"
 # A power cut takes at most the data of this many seconds.
 fsync_s = 5.0
+# Length of a segment in seconds; a run of the daemon begins a new one. `affectd replay` takes all of a run as one.
+segment_s = 3600.0
+# A segment that has ended is compressed (xz), to two fifths; every tool reads it as it is.
+compress = true
+# Days of recording after which a segment is deleted; without this line none is. Time in which affectd did not record
+# does not count, because a device without a clock cannot tell it.
+# keep_days = 30
+# Bytes that all segments may take: beyond it the oldest are deleted. Without this line as many as the disk takes.
+# max_bytes = 4000000000
+# Bytes of the disk that are left to results and the system: below it the oldest segments are deleted, and with none
+# left nothing is recorded until there is room. Predictions go on, and affectd never deletes any.
+min_free_bytes = 268435456
 
 # One [[sensors]] table for each paired sensor, at most one per role.
 [[sensors]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.calibration import Choice, Models
-from device.config import Config, SinksConfig, sensors_of
+from device.config import Config, RecordingConfig, SinksConfig, sensors_of
 from device.control import Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
@@ -31,6 +31,7 @@ from device.sinks.sqlite import Run, SqliteSink
 from device.sources.base import Source
 from device.sources.ble import BleSource, ble_sources
 from device.status import Status
+from device.storage import Policy
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.stop import stop_on_signals
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from device.pipeline.types import Chunk, Window
     from device.session import Classifies, Counts, Listener, Session
 
+TEND_S = 10.0
+"""Between two looks at whether segments are to be compressed or deleted: a sensor fills no disk in that time."""
 QUEUE = 1024
 """Arrivals between the sources and the session: minutes of two sensors, so only a fast replay ever waits."""
 
@@ -57,7 +60,7 @@ async def run(
         models = Models(config.inference, streams.values())
         choice = _choose(models, config)
         links = [source for source in sources if isinstance(source, BleSource)]
-        with RecordingWriter(Path(config.recording.directory), streams) as recording:
+        with RecordingWriter(Path(config.recording.directory), streams, _policy(config.recording)) as recording:
             status, progress = Status(choice, recording, links), Progress(config.recording.fsync_s)
             resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
             labelling = Labelling(_profile(config), status)
@@ -67,6 +70,7 @@ async def run(
             async with (
                 _open_sinks(config.sinks, _run_of(choice, recording)) as sinks,
                 _repeating(progress.syncing(recording.sync), config.recording.fsync_s),
+                _repeating(recording.tend, TEND_S, recording.leave_off),
                 control.listening(Path(config.control.socket)),
                 _opening(config, choice, streams, hear, stop) as opening,
                 kept_informed(opening, stop, status.in_words, progress.made),
@@ -77,7 +81,7 @@ async def run(
                 marking.publish = partial(_put, sinks=sinks)
                 backlog: list[Arrival] = []
                 async for arrival in arrivals:
-                    recording.append(arrival)
+                    recording.keep(arrival)
                     control.tap(arrival)
                     resting.tap(arrival)
                     labelling.tap(arrival)
@@ -100,6 +104,11 @@ def _choose(models: Models, config: Config) -> Choice:
     if choice.labels.reason is not None:
         _log.warning("the wearer's labels are not used: %s", choice.labels.reason)
     return choice
+
+
+def _policy(config: RecordingConfig) -> Policy:
+    bounds = config.keep_days, config.max_bytes, config.min_free_bytes
+    return Policy(config.segment_s, config.compress, *bounds)
 
 
 def _profile(config: Config) -> Path | None:
@@ -300,8 +309,10 @@ async def _open_sinks(config: SinksConfig, run: Run) -> AsyncIterator[list[Queue
 
 
 @contextlib.asynccontextmanager
-async def _repeating(action: Callable[[], None], period_s: float) -> AsyncIterator[None]:
-    """Meanwhile call something slow every so often, outside the event loop."""
+async def _repeating(
+    action: Callable[[], None], period_s: float, leave_off: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    """Meanwhile call something slow every so often, outside the event loop; ``leave_off`` ends one that runs."""
 
     done = asyncio.Event()
 
@@ -314,10 +325,11 @@ async def _repeating(action: Callable[[], None], period_s: float) -> AsyncIterat
             except OSError as error:
                 _log.error("recording: not on the disk yet: %s", error)
 
-    task = asyncio.create_task(repeat(), name="fsync")
+    task = asyncio.create_task(repeat(), name="recording")
     try:
         yield
     finally:
+        leave_off()
         done.set()  # not cancelled: a thread cannot be, and it may still use the file
         await task
 

@@ -1,4 +1,4 @@
-"""What is recorded: notifications as the host received them, the changes of their link, and events."""
+"""What is recorded: notifications as the host received them, the changes of their link, events, and what is missing."""
 
 from __future__ import annotations
 
@@ -46,5 +46,16 @@ class Event:
     description: str
 
 
-Arrival = Notification | LinkChange | Event
+@dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """Here arrivals are missing that affectd had, because the disk took none or a segment is not there."""
+
+    host_ns: int
+    """When the first of them came, nanoseconds of the host's monotonic clock."""
+    records: int
+    """How many."""
+    reason: str
+
+
+Arrival = Notification | LinkChange | Event | Unrecorded
 """One thing that a recording holds; the first two come from sources."""

@@ -1,196 +1,333 @@
-"""Raw notifications on disk: one append-only segment, a CRC per record, readable after a power cut without repair.
+"""Raw notifications of a run, in successive segments of one directory: written, kept within bounds, and read as one.
 
-It knows nothing of protocols, of what the bytes mean, or of asyncio.
-
-A segment, all integers little-endian:
-
-====================  =======================================================================================
-magic                 8 bytes ``89 61 66 66 72 65 63 0a``
-head                  u16 format version, u32 length of the header, u32 CRC-32 of the header (since format version 3
-                      of the version field and the header)
-header                JSON, see :class:`Header`
-record, any number    u32 length of the payload, u32 CRC-32 of the length field and the payload, payload
-====================  =======================================================================================
-
-A payload starts with a byte that says its type:
-
-1. notification: u8 stream in the order of the header, u64 host_ns, the bytes
-2. end: u64 number of records before it, written by a clean close; a segment without one is whole up to its last record
-3. link change (since format version 2): u8 stream, u64 host_ns, u8 state as in ``LinkState``, the reason in UTF-8
-4. event (since format version 3): u64 host_ns, the description in UTF-8
+It knows nothing of protocols, of what the bytes mean, of a segment's format, or of asyncio.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import itertools
+import logging
 import os
-import struct
+import secrets
+import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NoReturn, Self, get_args
-
-import msgspec
+from typing import Any, NoReturn, Self
 
 from device.errors import RecordingError
-from device.notification import Arrival, Event, LinkChange, LinkState, Notification
+from device.notification import Arrival, Unrecorded
+from device.segment import (
+    MAX_STREAMS,
+    Header,
+    SegmentReader,
+    SegmentWriter,
+    affectd_version,
+    is_compressed,
+    is_unbegun,
+)
+from device.storage import (
+    DAY_NS,
+    Kept,
+    Policy,
+    clear,
+    compressed,
+    free_bytes,
+    kept_in,
+    name_of,
+    next_run,
+    recorded_after,
+    recorded_before,
+)
 from firmware_bridge.packet import StreamInfo
 
-MAGIC = b"\x89affrec\n"
-"""A byte no text file starts with, and a line feed that a transfer as text would change."""
-FORMAT_VERSION = 3
-READABLE = (1, 2, FORMAT_VERSION)
-SUFFIX = ".affrec"
-MAX_STREAMS = 255
-"""A record names its stream in one byte."""
-MAX_PAYLOAD = 1 << 16
-"""Bytes; an attribute value has at most 512, so a longer record is a wrong length field."""
-
-_FILE_MODE = 0o600
-"""Physiological data: for the owner's eyes only."""
 _DIRECTORY_MODE = 0o700
-_HEAD = struct.Struct("<HII")
-_RECORD = struct.Struct("<II")
-_NOTIFICATION = struct.Struct("<BBQ")
-_END = struct.Struct("<BQ")
-_LINK = struct.Struct("<BBQB")
-_EVENT = struct.Struct("<BQ")
-_TYPE_NOTIFICATION = 1
-_TYPE_END = 2
-_TYPE_LINK = 3
-_TYPE_EVENT = 4
-_STATES: tuple[LinkState, ...] = get_args(LinkState)
-_REASON_BYTES = 500
-"""Of a link change; a longer reason is cut."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_RECOVER = "name the whole directory, or replay what there is with --recover"
 
-_RECOVER = "replay it with --recover, which stops at the last whole record"
-_FOREIGN = "name a recording made by `affectd run`"
-
-
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the records need to be read and dated."""
-
-    created: str
-    """Wall time at the start, ISO 8601 in UTC, as the host believed it."""
-    affectd: str
-    """Version that wrote it."""
-    host_ns: int
-    """Host's monotonic clock at the start, ns."""
-    wall_ns: int
-    """Host's wall clock at the same moment, ns since 1970: ``wall_ns - host_ns`` dates every record."""
-    streams: dict[str, StreamInfo]
-    """How to read each stream's notifications, by its name."""
-
-
-def affectd_version() -> str:
-    """Version of the installed package."""
-    try:
-        return version("affectd")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _header_crc(number: int, text: bytes) -> int:
-    return zlib.crc32(text, zlib.crc32(number.to_bytes(2, "little")) if number >= 3 else 0)
+_log = logging.getLogger(__name__)
 
 
 class RecordingWriter:
-    """Writes one segment. Each record is handed to the kernel at once, so that a killed process loses none;
-    ``sync`` bounds what a power cut can take.
+    """Writes one run. Each record is handed to the kernel at once, so that a killed process loses none;
+    ``sync`` bounds what a power cut can take, ``tend`` what the disk must hold.
+
+    ``append`` never waits for the disk to have it; ``sync`` and ``tend`` may take long and are for other threads.
+    A full disk costs the oldest segments first. Where none is left, what comes is counted, and its place is told in the
+    recording once there is room again.
     """
 
     def __init__(
         self,
         directory: Path,
         streams: Mapping[str, StreamInfo],
+        policy: Policy | None = None,
         *,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         wall_ns: Callable[[], int] = time.time_ns,
+        write: Callable[[int, bytes], int] = os.write,
+        free: Callable[[Path], int] = free_bytes,
     ) -> None:
         if not 1 <= len(streams) <= MAX_STREAMS:
             raise ValueError(f"{len(streams)} streams: a recording holds 1 to {MAX_STREAMS}")
-        self._ids = {name: number for number, name in enumerate(streams)}
-        wall = wall_ns()
-        created = datetime.fromtimestamp(wall / 1e9, UTC)
-        self.header = header = Header(created.isoformat(), affectd_version(), monotonic_ns(), wall, dict(streams))
-        self.path = Path(directory) / f"{created:%Y%m%dT%H%M%S.%fZ}{SUFFIX}"
-        self.records = 0
-        self._lock = self._fd = -1
+        self.directory = Path(directory)
+        self.policy = policy or Policy()
+        self.records = self.unrecorded = 0
+        self._clocks = monotonic_ns, wall_ns
+        self._write = write
+        self._free = free
+        self._missed: Unrecorded | None = None
+        self._said = False
+        self._refused = ""
+        """Why nothing is written at present, though it could be."""
+        self._live: SegmentWriter | None = None
+        self._open: list[SegmentWriter] = []
+        """Segments whose files are open, the live one last."""
+        self._changing = threading.Lock()
+        """Held while a segment comes to be, goes, or is replaced."""
+        self._settled: set[Path] = set()
+        """Segments that are compressed, or cannot be."""
+        self._leave_off = threading.Event()
+        self._lock = -1
         try:
-            self._open(header)
+            self._lock = _locked(self.directory)
+            clear(self.directory)
+            self._kept = kept_in(self.directory)
+            self._run = next_run(self._kept)
+            self.header = self._header(dict(streams), secrets.token_hex(8), recorded_after(self._kept))
+            self._path = self._named(self.header)
+            self._make_room(self._turn)
         except OSError as error:
-            self._release()
-            self._fail(error, "cannot be created", "make the directory writable, or change [recording] directory")
+            if error.errno not in _FULL:
+                self._release()
+                self._fail(error, "cannot be created", "make the directory writable, or change [recording] directory")
+            self._complain(error)
 
-    def _open(self, header: Header) -> None:
-        self.path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        self._lock = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._release()
-            remedy = "stop it, or give this one another [recording] directory"
-            raise RecordingError(self.path.parent, "", "another affectd records here", remedy) from None
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, _FILE_MODE)
-        text = msgspec.json.encode(header)
-        self._write(MAGIC + _HEAD.pack(FORMAT_VERSION, len(text), _header_crc(FORMAT_VERSION, text)) + text)
-        self.sync()
-        os.fsync(self._lock)  # the file's name, too, must outlive a power cut
+    @property
+    def path(self) -> Path:
+        """Of the segment that is written, or would be."""
+        return self._path
 
     def append(self, arrival: Arrival) -> None:
-        """Add one record; raises RecordingError where the disk refuses it, which leaves the segment whole."""
-        if isinstance(arrival, Event):
-            self._append(_EVENT.pack(_TYPE_EVENT, arrival.host_ns) + arrival.description.encode(errors="replace"))
-        elif isinstance(arrival, LinkChange):
-            head = self._ids[arrival.stream], arrival.host_ns, _STATES.index(arrival.state)
-            self._append(_LINK.pack(_TYPE_LINK, *head) + arrival.reason.encode(errors="replace")[:_REASON_BYTES])
-        else:
-            head = _TYPE_NOTIFICATION, self._ids[arrival.stream], arrival.host_ns
-            self._append(_NOTIFICATION.pack(*head) + arrival.data)
+        """Add one record, in a new segment where it is time for one.
+
+        Raises RecordingError where the disk refuses it, which leaves the segment whole; it is counted then.
+        """
+        try:
+            if self._refused:
+                raise OSError(errno.ENOSPC, self._refused)
+            self._make_room(lambda: self._append(arrival))
+        except OSError as error:
+            self._miss(arrival, error)
+            self._fail(error, "cannot be written", "make room on the disk, or change [recording] directory")
+        if self._said:
+            self._said = False
+            _log.warning("recording again; %d records are missing so far", self.unrecorded)
+
+    def keep(self, arrival: Arrival) -> None:
+        """``append`` for who goes on without a recording: what the disk refuses is counted, and said once."""
+        with contextlib.suppress(RecordingError):
+            self.append(arrival)
+
+    def _append(self, arrival: Arrival) -> None:
+        live = self._turn(arrival.host_ns)
+        if self._missed is not None:
+            live.append(self._missed)
+            self.records += 1
+            self._missed = None
+        live.append(arrival)
         self.records += 1
 
+    def _turn(self, host_ns: int = 0) -> SegmentWriter:
+        """The segment for a record of this time: a new one where there is none, or the last one has had its time."""
+        live = self._live
+        if live is not None and not live.torn and live.until(host_ns) < self.policy.segment_s * 1e9:
+            return live
+        try:
+            return self._begin(host_ns)
+        except OSError:
+            if live is None or live.torn:
+                raise
+            return live  # longer than it should be, but nothing is lost; the next record tries again
+
+    def _begin(self, host_ns: int) -> SegmentWriter:
+        before, header = self._live, self.header
+        if before is not None:
+            recorded_ns = before.header.recorded_ns + before.until(host_ns)
+            header = self._header(header.streams, header.run, recorded_ns, before.header.number + 1)
+        with self._changing:
+            self._live = live = SegmentWriter(self._named(header), header, self._write)
+            self._path = live.path
+            self._open.append(live)
+            if before is not None:
+                before.seal()
+                self._kept.append(Kept(before.path, before.bytes))
+        return live
+
+    def _header(self, streams: dict[str, StreamInfo], run: str, recorded_ns: int, number: int = 0) -> Header:
+        monotonic_ns, wall_ns = self._clocks
+        wall = wall_ns()
+        created = datetime.fromtimestamp(wall / 1e9, UTC).isoformat()
+        dated = created, affectd_version(), monotonic_ns(), wall
+        return Header(*dated, streams, run, number, self.records, recorded_ns)
+
+    def _named(self, header: Header) -> Path:
+        created = datetime.fromisoformat(header.created)
+        return self.directory / name_of(self._run, header.number, f"{created:%Y%m%dT%H%M%S.%fZ}")
+
+    def _make_room(self, write: Callable[[], object]) -> None:
+        """Write, at the cost of the oldest segments where the disk is full."""
+        while True:
+            try:
+                write()
+                return
+            except OSError as error:
+                if error.errno not in _FULL or not self._delete_oldest("the disk is full"):
+                    raise
+                os.fsync(self._lock)  # a journal may give the room back only then
+
+    def _miss(self, arrival: Arrival, error: OSError) -> None:
+        self.unrecorded += 1
+        missed = self._missed or Unrecorded(arrival.host_ns, 0, error.strerror or str(error))
+        self._missed = replace(missed, records=missed.records + 1)
+        self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._said:
+            self._said = True
+            _log.error("not recording to %s: %s; predictions go on", self.directory, error.strerror)
+
     def sync(self) -> None:
-        """Make everything appended so far outlive a power cut. May take long; safe to call in another thread."""
-        os.fdatasync(self._fd)
+        """Make everything appended so far outlive a power cut; one thread at a time."""
+        segments = list(self._open)
+        os.fsync(self._lock)  # the files' names, too
+        for segment in segments:
+            segment.sync()
+        for segment in segments[:-1]:
+            segment.close()
+            self._open.remove(segment)
+
+    def tend(self) -> None:
+        """Compress what is sealed and delete what is too much; ``leave_off`` ends it early, in another thread."""
+        policy = self.policy
+        self._delete_excess()
+        if policy.compress:
+            for kept in [it for it in list(self._kept) if it.path not in self._settled]:
+                if not self._leave_off.is_set() and self._free(self.directory) > policy.min_free_bytes + kept.bytes:
+                    self._compress(kept)
+
+    def leave_off(self) -> None:
+        """Let ``tend`` end soon; what it has not done, a later run does."""
+        self._leave_off.set()
+
+    def _compress(self, kept: Kept) -> None:
+        try:
+            if not is_compressed(kept.path):
+                part = compressed(kept.path, self._leave_off.is_set)
+                if part is None:
+                    return
+                self._put_in_place(part, kept)
+                os.fsync(self._lock)
+        except FileNotFoundError:
+            return  # deleted meanwhile
+        except OSError as error:
+            _log.warning("%s: stays as it is, it cannot be compressed: %s", kept.path, error.strerror)
+        self._settled.add(kept.path)
+
+    def _put_in_place(self, part: Path, kept: Kept) -> None:
+        with self._changing:
+            if kept not in self._kept:
+                part.unlink()
+                return
+            size = part.stat().st_size
+            part.replace(kept.path)
+            kept.bytes = size
+
+    def _delete_excess(self) -> None:
+        while why := self._excess():
+            if not self._delete_oldest(why):
+                break
+        short = self._free(self.directory) < self.policy.min_free_bytes
+        self._refused = f"less than min_free_bytes = {self.policy.min_free_bytes} free" if short else ""
+
+    def _excess(self) -> str:
+        """Why the oldest segment must go; empty where it may stay."""
+        policy, live = self.policy, self._live
+        if policy.max_bytes is not None and self.bytes > policy.max_bytes:
+            return f"more than max_bytes = {policy.max_bytes}"
+        if policy.keep_days is not None and self._kept and live is not None:
+            age = live.header.recorded_ns + live.span_ns - recorded_before(self._kept)
+            if age > policy.keep_days * DAY_NS:
+                return f"older than keep_days = {policy.keep_days} of recording"
+        if self._free(self.directory) < policy.min_free_bytes:
+            return f"less than min_free_bytes = {policy.min_free_bytes} free"
+        return ""
+
+    def _delete_oldest(self, why: str) -> bool:
+        """Delete one sealed segment, if there is one."""
+        with self._changing:
+            if not self._kept:
+                return False
+            kept = self._kept[0]
+            try:
+                kept.path.unlink(missing_ok=True)
+            except OSError as error:
+                _log.error("%s: cannot be deleted (%s): %s", kept.path, why, error.strerror)
+                return False
+            del self._kept[0]
+        _log.warning("%s: deleted, %d bytes: %s", kept.path, kept.bytes, why)
+        return True
+
+    @property
+    def bytes(self) -> int:
+        """Of all segments in the directory."""
+        return sum(kept.bytes for kept in list(self._kept)) + (self._live.bytes if self._live else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """How it stands, fit for JSON."""
+        kept = list(self._kept)
+        return {
+            "path": str(self.path),
+            "records": self.records,
+            "unrecorded": self.unrecorded,
+            "segments": len(kept) + (self._live is not None),
+            "bytes": self.bytes,
+            "oldest": kept[0].path.name if kept else self.path.name,
+            "free_bytes": self._free(self.directory),
+        }
 
     def close(self) -> None:
-        """Mark the end and let go of the file; a second call does nothing."""
-        if self._fd < 0:
+        """Mark the end and let go of the directory; a second call does nothing."""
+        if self._lock < 0:
             return
+        if self.unrecorded:
+            _log.warning("%d records could not be recorded", self.unrecorded)
         try:
-            self._append(_END.pack(_TYPE_END, self.records))
+            if self._live is not None:
+                self._live.seal()
             self.sync()
+        except OSError as error:
+            self._fail(error, "may not be whole on the disk", "look at the disk's health")
         finally:
             self._release()
-
-    def _append(self, payload: bytes) -> None:
-        if len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"{len(payload)} bytes: a record holds {MAX_PAYLOAD}")
-        length = len(payload).to_bytes(4, "little")
-        crc = zlib.crc32(payload, zlib.crc32(length))
-        whole = os.fstat(self._fd).st_size
-        try:
-            self._write(length + crc.to_bytes(4, "little") + payload)
-        except OSError as error:
-            os.ftruncate(self._fd, whole)
-            self._fail(error, "cannot be written", "make room on the disk, or change [recording] directory")
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._fd, data) :]
 
     def _fail(self, error: OSError, what: str, remedy: str) -> NoReturn:
         raise RecordingError(self.path, f"record {self.records + 1}", f"{what}: {error.strerror}", remedy) from error
 
     def _release(self) -> None:
-        for fd in (self._fd, self._lock):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._lock = -1
+        for segment in self._open:
+            segment.close()
+        self._open.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
     def __enter__(self) -> Self:
         return self
@@ -201,25 +338,40 @@ class RecordingWriter:
         self.close()
 
 
-class RecordingReader:
-    """Reads one segment from its start; iterating gives its Arrivals.
+def _locked(directory: Path) -> int:
+    """The directory, made and held against a second writer; raises OSError, RecordingError."""
+    directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        remedy = "stop it, or give this one another [recording] directory"
+        raise RecordingError(directory, "", "another affectd records here", remedy) from None
+    return lock
 
-    A damaged record raises RecordingError that names the byte and the record; with ``recover`` it ends the iteration
-    instead, and ``left_out`` and ``damage`` say what was not given out.
+
+class RecordingReader:
+    """Reads one run: a segment, several, or a directory of them; iterating gives its Arrivals as if it were one file.
+
+    Damage, and a segment that is missing between two others, raises RecordingError; with ``recover`` its place is told
+    by an Unrecorded instead, and ``left_out`` and ``damage`` say what was not given out. That the first segments are
+    missing is no damage.
     """
 
-    def __init__(self, path: Path, *, recover: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | Sequence[Path], *, recover: bool = False) -> None:
+        paths = [Path(it) for it in path] if isinstance(path, Sequence) else [Path(path)]
+        self.path = paths[0]
+        """The first that was named."""
         self.recover = recover
         self.closed = False
         """Whether the iteration met the mark of a clean close."""
         self.left_out = 0
-        """Bytes behind the last whole record that were not given out."""
+        """Bytes that were not given out, but for segments that are not there."""
         self.damage: RecordingError | None = None
-        with self._file() as file:
-            self.header = self._read_header(file)
-            self._start = file.tell()
-        self._names = tuple(self.header.streams)
+        """The first."""
+        self._segments = _of_one_run([SegmentReader(file, recover=recover) for file in _files(paths)])
+        self.header = self._segments[0].header
 
     @property
     def streams(self) -> dict[str, StreamInfo]:
@@ -228,96 +380,59 @@ class RecordingReader:
 
     def __iter__(self) -> Iterator[Arrival]:
         self.closed, self.left_out, self.damage = False, 0, None
-        with self._file() as file:
-            file.seek(self._start)
-            try:
-                yield from self._records(file)
-            except RecordingError as damage:
-                if not self.recover:
-                    raise
-                self.damage = damage
-                self.left_out = self.path.stat().st_size - int(damage.place)
+        number, host_ns = self.header.before, 0
+        for segment in self._segments:
+            if segment.header.before != number:
+                yield self._missing(segment, number, host_ns)
+                number = segment.header.before
+            for arrival in segment:
+                number, host_ns = number + 1, arrival.host_ns
+                yield arrival
+            self.closed = segment.closed
+            self.left_out += segment.left_out
+            self.damage = self.damage or segment.damage
 
-    def _records(self, file: BinaryIO) -> Iterator[Arrival]:
-        number = 0
-        while True:
-            offset = file.tell()
-            payload = self._payload(file, offset, number + 1)
-            if payload is None:
-                return
-            if self.closed:
-                raise self._damaged(offset, f"record {number + 1}: follows the end of the recording")
-            arrival = self._parse(payload, offset, number)
-            if arrival is None:
-                self.closed = True
-                continue
-            number += 1
-            yield arrival
+    def _missing(self, segment: SegmentReader, number: int, host_ns: int) -> Unrecorded:
+        missing = segment.header.before - number
+        error = RecordingError(segment.path, "", f"{missing} records of its run before it are not there", _RECOVER)
+        if not self.recover:
+            raise error
+        self.damage = self.damage or error
+        return Unrecorded(host_ns, missing, error.reason)
 
-    def _payload(self, file: BinaryIO, offset: int, number: int) -> bytes | None:
-        """One record's payload; None at the end of the file."""
-        head = file.read(_RECORD.size)
-        if not head:
-            return None
-        if len(head) < _RECORD.size:
-            raise self._damaged(offset, f"record {number}: cut short, {len(head)} of {_RECORD.size} bytes of its head")
-        length, crc = _RECORD.unpack(head)
-        if not 1 <= length <= MAX_PAYLOAD:
-            raise self._damaged(offset, f"record {number}: a length of {length} bytes, expected 1 to {MAX_PAYLOAD}")
-        payload = file.read(length)
-        if len(payload) < length:
-            raise self._damaged(offset, f"record {number}: cut short, {len(payload)} of {length} bytes")
-        if zlib.crc32(payload, zlib.crc32(head[:4])) != crc:
-            raise self._damaged(offset, f"record {number}: its bytes and its checksum differ")
-        return payload
 
-    def _parse(self, payload: bytes, offset: int, before: int) -> Arrival | None:
-        """One payload; None for the end."""
-        kind = payload[0]
-        if kind == _TYPE_END and len(payload) == _END.size:
-            if (count := _END.unpack(payload)[1]) != before:
-                raise self._damaged(offset, f"the end counts {count} records where {before} were read")
-            return None
-        if kind == _TYPE_NOTIFICATION and len(payload) >= _NOTIFICATION.size:
-            _, stream, host_ns = _NOTIFICATION.unpack_from(payload)
-            if stream < len(self._names):
-                return Notification(self._names[stream], host_ns, payload[_NOTIFICATION.size :])
-        if kind == _TYPE_LINK and len(payload) >= _LINK.size:
-            _, stream, host_ns, state = _LINK.unpack_from(payload)
-            if stream < len(self._names) and state < len(_STATES):
-                reason = payload[_LINK.size :].decode(errors="replace")
-                return LinkChange(self._names[stream], host_ns, _STATES[state], reason)
-        if kind == _TYPE_EVENT and len(payload) >= _EVENT.size:
-            _, host_ns = _EVENT.unpack_from(payload)
-            return Event(host_ns, payload[_EVENT.size :].decode(errors="replace"))
-        raise self._damaged(offset, f"record {before + 1}: type {kind} that this version of affectd cannot read")
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """The segments that are named, those of directories included; raises RecordingError.
 
-    def _damaged(self, offset: int, reason: str) -> RecordingError:
-        return RecordingError(self.path, offset, reason, _RECOVER)
+    Among several, one that a crash left before its header was whole is no damage: it never held anything.
+    """
+    files = [file for path in paths for file in (_segments_of(path) if path.is_dir() else [path])]
+    return [file for file in files if not (file.is_file() and is_unbegun(file))] or files[:1]
 
-    def _file(self) -> BinaryIO:
-        try:
-            return self.path.open("rb")
-        except OSError as error:
-            raise RecordingError(self.path, "", f"cannot be read: {error.strerror}", _FOREIGN) from error
 
-    def _read_header(self, file: BinaryIO) -> Header:
-        start = file.read(len(MAGIC) + _HEAD.size)
-        if not start.startswith(MAGIC):
-            raise RecordingError(self.path, 0, "not a recording of affectd", _FOREIGN)
-        if len(start) < len(MAGIC) + _HEAD.size:
-            raise self._no_header(len(start), "cut short in its head")
-        number, length, crc = _HEAD.unpack_from(start, len(MAGIC))
-        if number not in READABLE:
-            reason = f"format version {number}, expected {FORMAT_VERSION}"
-            raise RecordingError(self.path, len(MAGIC), reason, "read it with the affectd that wrote it")
-        text = file.read(min(length, self.path.stat().st_size))
-        if len(text) < length or _header_crc(number, text) != crc:
-            raise self._no_header(len(start), "its header is damaged or cut short")
-        try:
-            return msgspec.json.decode(text, type=Header)
-        except msgspec.DecodeError as error:
-            raise self._no_header(len(start), f"its header cannot be read: {error}") from error
+def _segments_of(directory: Path) -> list[Path]:
+    try:
+        found = [kept.path for kept in kept_in(directory)]
+    except OSError as error:
+        remedy = "make it readable, or name another"
+        raise RecordingError(directory, "", f"cannot be read: {error.strerror}", remedy) from error
+    if not found:
+        raise RecordingError(directory, "", "holds no recording", "name one made by `affectd run`")
+    return found
 
-    def _no_header(self, offset: int, reason: str) -> RecordingError:
-        return RecordingError(self.path, offset, reason, "nothing can be read without it: use another recording")
+
+def _of_one_run(segments: list[SegmentReader]) -> list[SegmentReader]:
+    """In the order of their run; raises RecordingError where they are of several, or one is there twice."""
+    segments.sort(key=lambda segment: segment.header.number)
+    first = segments[0]
+    runs = Counter(segment.header.run or str(segment.path) for segment in segments)
+    if len(runs) > 1:
+        other = next(
+            segment for segment in segments if segment.header.run != first.header.run or not segment.header.run
+        )
+        reason = f"of {len(runs)} runs of affectd, e.g. {other.path.name} is of another"
+        raise RecordingError(first.path, "", reason, "name the segments of one: they begin with the same number")
+    for one, two in itertools.pairwise(segments):
+        if one.header.number == two.header.number:
+            raise RecordingError(two.path, "", f"is the same segment as {one.path.name}", "name each once")
+    return segments

@@ -13,6 +13,8 @@ from rich.text import Text
 
 _STYLE = {"streaming": "green", "refused": "red", "silent": "yellow", "waiting": "yellow", "paused": "cyan"}
 
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
+
 
 def print_status(status: dict[str, Any], console: Console | None = None) -> None:
     """One table of the sensors, and a line on what comes out."""
@@ -22,7 +24,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         console.print(Text(calibrated))
     if labels := _own_labels(status.get("shots")):
         console.print(Text(labels))
-    console.print(f"recording {status['recording']['path']}, {status['recording']['records']} records")
+    for line in _recording(status["recording"]):
+        console.print(line)
     if status["sensors"]:
         console.print(_sensors(status["sensors"]))
     for sensor in status["sensors"]:
@@ -42,6 +45,20 @@ def calibration(said: dict[str, Any] | None) -> str:
     if said["mode"] == "calibrated":
         return f"calibrated for {said['person'] or 'the wearer'}"
     return f"cold start: {said['reason']}" if said["reason"] else ""
+
+
+def _recording(said: dict[str, Any]) -> list[Text]:
+    lines = [Text(f"recording {said['path']}, {said['records']} records")]
+    kept = f"{said['segments']} segments, {_size(said['bytes'])}, since {said['oldest']}"
+    lines.append(Text(f"{kept}; {_size(said['free_bytes'])} free"))
+    if said["unrecorded"]:
+        lines.append(Text(f"{said['unrecorded']} records could not be recorded; the log says why", style="red"))
+    return lines
+
+
+def _size(n_bytes: int) -> str:
+    unit = next((it for it in ("kB", "MB") if n_bytes < _UNITS[it] * 1000), "GB")
+    return f"{n_bytes / _UNITS[unit]:.1f} {unit}"
 
 
 def _own_labels(shots: dict[str, Any] | None) -> str:

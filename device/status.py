@@ -16,7 +16,8 @@ import msgspec
 
 from device.calibration import Choice
 from device.inference import Prediction
-from device.recording import RecordingWriter, affectd_version
+from device.recording import RecordingWriter
+from device.segment import affectd_version
 from device.sources.ble import BleSource
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Status:
             "bundle": self.choice.bundle.manifest.name,
             "calibration": asdict(self.choice.calibration),
             "shots": asdict(self.choice.labels),
-            "recording": {"path": str(self._recording.path), "records": self._recording.records},
+            "recording": self._recording.to_json(),
             "sensors": [self._sensor(source) for source in self._links],
             "predictions": self._predictions,
             "rests_on": self.rests_on,

@@ -16,6 +16,7 @@ from device.config import example_config
 from device.recording import RecordingWriter
 from device.session import open_session
 from device.sources.virtual import VirtualSensor, notifications
+from device.storage import Policy
 
 SENSORS = (
     VirtualSensor("chest", "polar-pmd-ecg", np.sin(np.arange(9000) / 20), 100.0),
@@ -40,7 +41,7 @@ def bundle(tmp_path: Path) -> Path:
 BAD = {
     "no command's name": (["fly"], "No such command 'fly'"),
     "no option's name": (["replay", "--fly", "x"], "No such option"),
-    "no argument": (["replay"], "Missing argument 'RECORDING'"),
+    "no argument": (["replay"], "Missing argument 'RECORDING...'"),
     "no recording": (["replay", "{tmp}/none", "--bundle", "{tmp}/tiny.affect"], "none: cannot be read"),
     "foreign recording": (
         ["replay", "{tmp}/foreign", "--bundle", "{tmp}/tiny.affect"],
@@ -109,6 +110,24 @@ def test_replay_says_what_the_session_says(
     code, text, _ = affectd(capsys, monkeypatch, "replay", recording, "--bundle", bundle)
     assert code == 0
     assert len(text.splitlines()) == len(expected) + 1
+
+
+def test_the_segments_of_a_run_replay_like_one_recording(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recording: Path, bundle: Path
+) -> None:
+    streams = {sensor.name: sensor.info() for sensor in SENSORS}
+    with RecordingWriter(tmp_path / "segments", streams, Policy(segment_s=17.0, compress=True)) as writer:
+        for notification in SENT:
+            writer.append(notification)
+        writer.tend()
+    segments = sorted((tmp_path / "segments").iterdir())
+    assert len(segments) == 6
+    told = [
+        affectd(capsys, monkeypatch, "replay", *paths, "--bundle", bundle)
+        for paths in ([recording], [tmp_path / "segments"], segments[::-1])
+    ]
+    assert told[0][0] == 0 and told[0][1].count("\n") > 2
+    assert told[1] == told[2] == told[0]
 
 
 def test_recover_replays_what_is_whole(

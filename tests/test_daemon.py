@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import signal
 import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -29,7 +30,7 @@ from device.config import (
 )
 from device.daemon import run
 from device.errors import BundleError, DeviceError, SourceError
-from device.notification import Event, Notification
+from device.notification import Event, Notification, Unrecorded
 from device.pipeline.spec import default_spec
 from device.recording import RecordingReader
 from device.session import open_session
@@ -90,8 +91,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def recorded(config: Config) -> list[Notification]:
-    (path,) = Path(config.recording.directory).iterdir()
-    reader = RecordingReader(path)
+    reader = RecordingReader(Path(config.recording.directory))
     records = list(reader)
     assert reader.closed
     return records
@@ -162,6 +162,26 @@ def test_a_bad_packet_is_counted_recorded_and_the_stream_goes_on(config: Config)
     assert stats["wrist"].bad.total() == 0
     assert stats["chest"].assembly.gaps == 0
     assert len(published(config)) >= 5
+
+
+def test_a_disk_that_takes_no_more_stops_no_prediction(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    """A segment may have 9000 bytes, as on a disk that is full: the rest of it is missing, and said to be."""
+    recording = msgspec.structs.replace(config.recording, segment_s=40.0)
+    config = msgspec.structs.replace(config, recording=recording)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        asyncio.run(run(config, sources=[VirtualSource([CHEST, WRIST])], stop=asyncio.Event()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert len(published(config)) >= 5
+    found = list(RecordingReader(Path(config.recording.directory)))
+    missing = sum(it.records for it in found if isinstance(it, Unrecorded))
+    kept = [it for it in found if not isinstance(it, Unrecorded)]
+    assert missing and [it for it in SENT if it in kept] == kept
+    assert "not recording to" in caplog.text and "recording again" in caplog.text
 
 
 def test_a_source_that_fails_stops_no_other(config: Config, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.errors import RecordingError
-from device.notification import Arrival, Event, LinkChange, LinkState, Notification
-from device.recording import MAGIC, RecordingReader, RecordingWriter
+from device.notification import Arrival, Event, LinkChange, LinkState, Notification, Unrecorded
+from device.recording import RecordingReader, RecordingWriter
+from device.segment import MAGIC
 from firmware_bridge.codecs import open_eda, polar_pmd
 
 STREAMS = {"chest": polar_pmd.STREAM_INFO, "wrist": open_eda.STREAM_INFO}
@@ -39,6 +40,7 @@ changes = st.builds(
 
 
 events = st.builds(Event, st.integers(0, 2**64 - 1), st.text(max_size=200))
+missed = st.builds(Unrecorded, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.text(max_size=100))
 
 
 def write(folder: Path, records: Sequence[Arrival]) -> Path:
@@ -49,7 +51,7 @@ def write(folder: Path, records: Sequence[Arrival]) -> Path:
 
 
 @settings(max_examples=40)
-@given(records=st.lists(notifications | changes | events, max_size=20))
+@given(records=st.lists(notifications | changes | events | missed, max_size=20))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, records: list[Arrival]) -> None:
     reader = RecordingReader(write(tmp_path_factory.mktemp("r"), records))
     assert list(reader) == records
@@ -122,16 +124,19 @@ def test_a_record_after_the_end_is_refused(small: tuple[Path, list[Notification]
     assert recovered.damage is not None and "follows the end" in str(recovered.damage)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_recording_from_before_events_is_read(
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_recording_from_before_segments_is_read(
     tmp_path: Path, small: tuple[Path, list[Notification], list[int]], version: int
 ) -> None:
-    """As affectd of then wrote it: the version was not in the header's checksum."""
+    """As affectd of then wrote it: at first the version was not in the header's checksum."""
     path, records, ends = small
     data = path.read_bytes()
-    text = data[HEAD : ends[0]]
-    head = struct.pack("<HII", version, len(text), zlib.crc32(text))
-    path.write_bytes(MAGIC + head + data[HEAD:])
+    header = msgspec.json.decode(data[HEAD : ends[0]])
+    for key in ("run", "number", "before", "recorded_ns"):
+        del header[key]
+    text = msgspec.json.encode(header)
+    covered = struct.pack("<H", version) + text if version == 3 else text
+    path.write_bytes(MAGIC + struct.pack("<HII", version, len(text), zlib.crc32(covered)) + text + data[ends[0] :])
     assert list(RecordingReader(path)) == records
 
 
@@ -151,7 +156,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="not a recording of affectd"):
         RecordingReader(other)
     other.write_bytes(MAGIC + bytes([9, 0]) + bytes(8))
-    with pytest.raises(RecordingError, match="format version 9, expected 3"):
+    with pytest.raises(RecordingError, match="format version 9, expected 4"):
         RecordingReader(other)
     with pytest.raises(RecordingError, match="cannot be read: No such file"):
         RecordingReader(tmp_path / "none")
@@ -201,7 +206,8 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     writer.append(whole)
     writer.close()
-    assert list(RecordingReader(writer.path)) == [whole, whole]
+    missing = Unrecorded(2, 1, "File too large")
+    assert list(RecordingReader(writer.path)) == [whole, missing, whole]
 
 
 def test_the_header_dates_the_records(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_bundle import tiny_bundle
 
-from device.notification import Arrival, LinkChange, Notification
+from device.notification import Arrival, LinkChange, Notification, Unrecorded
 from device.session import MAX_REASONS, Session, open_session
 from firmware_bridge.codecs import shimmer3r
 from firmware_bridge.protocols import PROTOCOLS
@@ -52,6 +52,13 @@ def test_other_changes_leave_a_packet_that_straddles_alone(session: Session) -> 
     play(session, [at(0, data[:8]), LinkChange(NAME, 10**12, "streaming"), at(1, data[8:]), at(2, frame(2))])
     assert session.stats[NAME].bad.total() == 0
     assert session.stats[NAME].assembly.samples >= 2
+
+
+def test_half_a_packet_does_not_meet_what_follows_a_hole_in_the_recording(session: Session) -> None:
+    cut: list[Arrival] = [at(0, frame(0)), at(1, frame(1)[:4]), Unrecorded(10**12, 3, "the disk is full")]
+    play(session, cut + [at(i, frame(i)) for i in range(40, 60)])
+    counts = session.stats[NAME]
+    assert (counts.bad.total(), counts.connections, counts.assembly.gaps) == (0, 0, 1)
 
 
 def test_a_month_of_hostile_bytes_fills_no_memory(session: Session) -> None:

@@ -15,7 +15,15 @@ BASE: dict[str, Any] = {
     "affectd": "0.1.0",
     "running_s": 7260.0,
     "bundle": "acc",
-    "recording": {"path": "/r.affrec", "records": 12},
+    "recording": {
+        "path": "/r.affrec",
+        "records": 12,
+        "unrecorded": 0,
+        "segments": 3,
+        "bytes": 1_234_567,
+        "oldest": "o.affrec",
+        "free_bytes": 70 * 10**9,
+    },
     "predictions": 4,
     "rests_on": "ecg",
     "prediction": {"label": "rest", "probabilities": {"rest": 0.8, "stress": 0.2}, "modalities": ["ecg"]},
@@ -42,6 +50,15 @@ def test_a_streaming_sensor_and_the_newest_prediction() -> None:
         "rest 80%",
     ):
         assert part in text
+
+
+def test_the_recording_tells_its_size_and_what_is_missing() -> None:
+    assert shown(sensors=[]).splitlines()[1:3] == [
+        "recording /r.affrec, 12 records",
+        "3 segments, 1.2 MB, since o.affrec; 70.0 GB free",
+    ]
+    text = shown(sensors=[], recording=BASE["recording"] | {"unrecorded": 7, "bytes": 999})
+    assert "7 records could not be recorded; the log says why" in text and "1.0 kB" in text
 
 
 def test_a_link_in_trouble_says_why_below_the_table() -> None:

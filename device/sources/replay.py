@@ -5,7 +5,7 @@ It knows nothing of what the bytes mean.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 from device.notification import Arrival
@@ -15,9 +15,9 @@ from firmware_bridge.packet import StreamInfo
 
 
 class ReplaySource:
-    """Plays one recording; ``speed`` in times of real time, None for as fast as possible."""
+    """Plays one run: a segment, several, or a directory; ``speed`` in times of real time, None for at once."""
 
-    def __init__(self, path: Path, *, speed: float | None = None, recover: bool = False) -> None:
+    def __init__(self, path: Path | Sequence[Path], *, speed: float | None = None, recover: bool = False) -> None:
         self.reader = RecordingReader(path, recover=recover)
         self.speed = speed
 
