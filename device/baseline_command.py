@@ -6,7 +6,7 @@ It knows nothing of signals; the daemon or a recorder says how the rest goes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -72,7 +72,7 @@ async def from_daemon(socket: Path, request: BaselineRequest, path: Path | None,
 
 
 def from_recording(
-    recording: Sequence[Path],
+    reader: RecordingReader,
     bundle: Path,
     request: BaselineRequest,
     path: Path,
@@ -85,7 +85,6 @@ def from_recording(
     Raises RecordingError, BundleError, BaselineError or ProfileError.
     """
     check_place(path, request.person)
-    reader = RecordingReader(recording)
     check_worn(request.modalities, [info.modality for info in reader.streams.values()])
     begin = None if begin_s is None else _start(reader) + begin_s
     spec = read_bundle(bundle).manifest.spec

@@ -27,7 +27,7 @@ from device.journal import ERROR, begin_logging, under_journal
 from device.pipeline.errors import PipelineError
 from device.pipeline.spec import MODALITIES
 from device.profile import check_fit, check_person, read_profile
-from device.recording import RecordingReader
+from device.recording import RecordingReader, erase_all, to_erase
 from device.segment import affectd_version
 from device.sinks.jsonl import JsonlSink
 from firmware_bridge.daemon_client import ask, socket_path
@@ -94,6 +94,7 @@ def status(path: Path, as_json: bool) -> None:
 @click.option("--profile", type=FilePath, help="The wearer's profile: baseline and labels.")
 @click.option("--runtime", default="auto", help="TFLite runtime.")
 @click.option("--recover", is_flag=True, help="Replay a damaged recording up to its last whole record.")
+@click.option("--identity", type=FilePath, help="File of your age key, for an encrypted recording.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line per prediction.")
 @click.option("--out", type=FilePath, help="Append the predictions to this file, one line of JSON each.")
 def replay(
@@ -102,6 +103,7 @@ def replay(
     profile: Path | None,
     runtime: str,
     recover: bool,
+    identity: Path | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -111,7 +113,7 @@ def replay(
     """
     from device.session import Tally, open_session
 
-    reader = RecordingReader(recording, recover=recover)
+    reader = RecordingReader(recording, recover=recover, identity=identity)
     loaded = read_bundle(bundle)
     baseline, shots = (None, None) if profile is None else _of_wearer(profile, loaded, reader)
     session = open_session(loaded, reader.streams, runtime=runtime, baseline=baseline, shots=shots)
@@ -192,6 +194,7 @@ def _printable(_: click.Context, __: click.Parameter, person: str | None) -> str
     multiple=True,
     help="Take the rest out of this recording, a directory or segments of one run; no daemon is asked.",
 )
+@click.option("--identity", type=FilePath, help="With --recording: file of your age key, where it is encrypted.")
 @click.option("--from", "begin_s", type=click.FloatRange(min=0), help="Its beginning, s from the recording's start.")
 @click.option("--to", "end_s", type=click.FloatRange(min=0), help="Its end, s from the recording's start.")
 @click.option("--bundle", type=FilePath, help="With --recording: the model it is for; default: the shipped one.")
@@ -203,6 +206,7 @@ def baseline(
     allow: Role | None,
     socket: Path,
     recording: tuple[Path, ...],
+    identity: Path | None,
     begin_s: float | None,
     end_s: float | None,
     bundle: Path | None,
@@ -212,8 +216,8 @@ def baseline(
     from device.baseline_command import from_daemon, from_recording, opened_screen
     from device.resting import BaselineRequest
 
-    if not recording and any(given is not None for given in (begin_s, end_s, bundle)):
-        raise click.UsageError("--from, --to and --bundle go with --recording")
+    if not recording and any(given is not None for given in (identity, begin_s, end_s, bundle)):
+        raise click.UsageError("--identity, --from, --to and --bundle go with --recording")
     if recording and profile is None:
         raise click.UsageError("--recording needs --profile, the file to write")
     rest_s = 60.0 * minutes
@@ -223,7 +227,8 @@ def baseline(
     request = BaselineRequest(allow, rest_s, person, keep=profile is None)
     with opened_screen(as_json) as screen:
         if recording and profile is not None:
-            from_recording(recording, bundle or DEFAULT_BUNDLE, request, profile, screen, begin_s=begin_s)
+            reader = RecordingReader(recording, identity=identity)
+            from_recording(reader, bundle or DEFAULT_BUNDLE, request, profile, screen, begin_s=begin_s)
         else:
             asyncio.run(from_daemon(socket, request, profile, screen))
 
@@ -273,6 +278,22 @@ def mark(description: str, socket: Path, as_json: bool) -> None:
 async def _marked(socket: Path, description: str) -> dict[str, Any]:
     async with ask(socket, {"do": "mark", "description": description}) as answers:
         return {k: v for k, v in (await anext(answers)).items() if k != "ok"}
+
+
+@cli.command()
+@click.argument("recording", type=FilePath, nargs=-1, required=True, metavar="RECORDING...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(recording: tuple[Path, ...], yes: bool) -> None:
+    """Erase recordings: segments, or all that a directory holds. Predictions and events stay where [sinks] keeps them.
+
+    A card or an SSD may keep erased blocks until it needs them. What was encrypted is noise there, but perhaps for who
+    has the private key: destroy that, too, where nobody is to read it again.
+    """
+    segments = to_erase(recording)
+    if not yes:
+        click.confirm(f"Erase {len(segments)} segments for good?", abort=True, err=True)
+    erase_all(segments)
+    click.echo(f"erased {len(segments)} segments")
 
 
 @cli.group()

@@ -81,6 +81,8 @@ class RecordingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the raw notifications go, in segments."""
     fsync_s: Positive = 5.0
     """A power cut takes at most the data of this many seconds."""
+    recipients: str | None = None
+    """File of age public keys for which it is encrypted; without it, it is not."""
     segment_s: Positive = 3600.0
     """Length of a segment, recorded time; a run of the daemon begins a new one."""
     compress: bool = True
@@ -367,9 +369,12 @@ level = "info"
 directory = "/var/lib/affectd/recordings"
 # A power cut takes at most the data of this many seconds.
 fsync_s = 5.0
+# Public keys, a line `age1...` each (`age-keygen` makes the pairs): only who has one's private key, which does not
+# belong on this device, can read what is recorded. Wants `pip install 'affectd[encrypt]'`.
+# recipients = "/etc/affectd/recipients"
 # Length of a segment in seconds; a run of the daemon begins a new one. `affectd replay` takes all of a run as one.
 segment_s = 3600.0
-# A segment that has ended is compressed (xz), to two fifths; every tool reads it as it is.
+# A segment that has ended is compressed (xz), to two fifths; every tool reads it as it is. Encrypted ones are not.
 compress = true
 # Days of recording after which a segment is deleted; without this line none is. Time in which affectd did not record
 # does not count, because a device without a clock cannot tell it.

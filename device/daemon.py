@@ -24,6 +24,7 @@ from device.notification import Arrival
 from device.progress import Progress
 from device.recording import RecordingWriter
 from device.resting import Resting
+from device.sealing import read_recipients
 from device.service import kept_informed
 from device.sinks.base import Item, QueuedSink
 from device.sinks.jsonl import JsonlSink
@@ -108,7 +109,8 @@ def _choose(models: Models, config: Config) -> Choice:
 
 def _policy(config: RecordingConfig) -> Policy:
     bounds = config.keep_days, config.max_bytes, config.min_free_bytes
-    return Policy(config.segment_s, config.compress, *bounds)
+    recipients = () if config.recipients is None else read_recipients(Path(config.recipients))
+    return Policy(config.segment_s, config.compress, *bounds, recipients)
 
 
 def _profile(config: Config) -> Path | None:

@@ -26,6 +26,7 @@ from device.errors import RecordingError
 from device.notification import Arrival, Unrecorded
 from device.segment import (
     MAX_STREAMS,
+    SUFFIX,
     Header,
     SegmentReader,
     SegmentWriter,
@@ -35,6 +36,7 @@ from device.segment import (
 )
 from device.storage import (
     DAY_NS,
+    PART,
     Kept,
     Policy,
     clear,
@@ -163,7 +165,7 @@ class RecordingWriter:
             recorded_ns = before.header.recorded_ns + before.until(host_ns)
             header = self._header(header.streams, header.run, recorded_ns, before.header.number + 1)
         with self._changing:
-            self._live = live = SegmentWriter(self._named(header), header, self._write)
+            self._live = live = SegmentWriter(self._named(header), header, self._write, self.policy.recipients)
             self._path = live.path
             self._open.append(live)
             if before is not None:
@@ -229,7 +231,7 @@ class RecordingWriter:
 
     def _compress(self, kept: Kept) -> None:
         try:
-            if not is_compressed(kept.path):
+            if not is_compressed(kept.path) and not SegmentReader(kept.path).header.sealed:
                 part = compressed(kept.path, self._leave_off.is_set)
                 if part is None:
                     return
@@ -237,6 +239,8 @@ class RecordingWriter:
                 os.fsync(self._lock)
         except FileNotFoundError:
             return  # deleted meanwhile
+        except RecordingError as error:
+            _log.warning("%s", error)
         except OSError as error:
             _log.warning("%s: stays as it is, it cannot be compressed: %s", kept.path, error.strerror)
         self._settled.add(kept.path)
@@ -359,7 +363,7 @@ class RecordingReader:
     missing is no damage.
     """
 
-    def __init__(self, path: Path | Sequence[Path], *, recover: bool = False) -> None:
+    def __init__(self, path: Path | Sequence[Path], *, recover: bool = False, identity: Path | None = None) -> None:
         paths = [Path(it) for it in path] if isinstance(path, Sequence) else [Path(path)]
         self.path = paths[0]
         """The first that was named."""
@@ -370,7 +374,9 @@ class RecordingReader:
         """Bytes that were not given out, but for segments that are not there."""
         self.damage: RecordingError | None = None
         """The first."""
-        self._segments = _of_one_run([SegmentReader(file, recover=recover) for file in _files(paths)])
+        self._segments = _of_one_run(
+            [SegmentReader(file, recover=recover, identity=identity) for file in _files(paths)]
+        )
         self.header = self._segments[0].header
 
     @property
@@ -436,3 +442,45 @@ def _of_one_run(segments: list[SegmentReader]) -> list[SegmentReader]:
         if one.header.number == two.header.number:
             raise RecordingError(two.path, "", f"is the same segment as {one.path.name}", "name each once")
     return segments
+
+
+def to_erase(paths: Iterable[Path]) -> list[Path]:
+    """The segments that are named, and all that directories hold, damaged ones too; raises RecordingError."""
+    found = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(it for it in path.iterdir() if it.name.endswith((SUFFIX, SUFFIX + PART)))
+        found += [it for it in inside if it.is_file()]
+        if not inside or not inside[0].is_file() or SUFFIX not in inside[0].suffixes:
+            raise RecordingError(path, "", "holds no recording", "name one made by `affectd run`")
+    return found
+
+
+def erase_all(segments: Sequence[Path]) -> None:
+    """Erase; of an encrypted one the wrapped key goes first, without which the rest is noise.
+
+    Raises RecordingError where affectd records beside one of them, before anything is erased, and where one stays.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            for directory in sorted({it.parent for it in segments}):
+                lock = _locked(directory)
+                stack.callback(os.close, lock)
+                stack.callback(os.fsync, lock)
+            for segment in segments:
+                _forget_key(segment)
+                segment.unlink()
+        except OSError as error:
+            reason = f"cannot be erased: {error.strerror}"
+            raise RecordingError(error.filename or segments[0], "", reason, "make its directory writable") from error
+
+
+def _forget_key(path: Path) -> None:
+    with contextlib.suppress(RecordingError):
+        reader = SegmentReader(path)
+        if reader.header.sealed:
+            with path.open("r+b") as file:
+                file.write(bytes(reader.start))
+                file.flush()
+                os.fsync(file.fileno())

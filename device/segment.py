@@ -19,6 +19,8 @@ A payload starts with a byte that says its type:
 3. link change (since format version 2): u8 stream, u64 host_ns, u8 state as in ``LinkState``, the reason in UTF-8
 4. event (since format version 3): u64 host_ns, the description in UTF-8
 5. unrecorded (since format version 4): u64 host_ns, u64 records, the reason in UTF-8
+6. sealed (since format version 4): u64 number, another payload sealed with it, see ``device.sealing``; where the header
+   has a key, every record is
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import msgspec
 
 from device.errors import RecordingError
 from device.notification import Arrival, Event, LinkChange, LinkState, Notification, Unrecorded
+from device.sealing import Opener, Sealer
 from firmware_bridge.packet import StreamInfo
 
 MAGIC = b"\x89affrec\n"
@@ -66,7 +69,10 @@ _TYPE_END = 2
 _TYPE_LINK = 3
 _TYPE_EVENT = 4
 _TYPE_UNRECORDED = 5
+_TYPE_SEALED = 6
 _STATES: tuple[LinkState, ...] = get_args(LinkState)
+_SEAL_BYTES = 32
+"""More than a sealed record is longer by."""
 _REASON_BYTES = 500
 """Of a link change; a longer reason is cut."""
 
@@ -95,6 +101,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Records of its run in the segments before it."""
     recorded_ns: int = 0
     """Time that was recorded in this directory before it, ns: an age that no step of the wall clock changes."""
+    sealed: str = ""
+    """Key of its records, wrapped with age for who may read them, in base64; empty where they are not encrypted."""
 
 
 def affectd_version() -> str:
@@ -115,7 +123,16 @@ class SegmentWriter:
     OSErrors are the caller's: one from ``append`` leaves the segment whole, unless ``torn`` says otherwise.
     """
 
-    def __init__(self, path: Path, header: Header, write: Callable[[int, bytes], int] = os.write) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: Header,
+        write: Callable[[int, bytes], int] = os.write,
+        recipients: tuple[str, ...] = (),
+    ) -> None:
+        self._sealer = Sealer(recipients) if recipients else None
+        if self._sealer is not None:
+            header = msgspec.structs.replace(header, sealed=self._sealer.wrapped)
         self.path = path
         self.header = header
         self.records = self.bytes = 0
@@ -175,8 +192,10 @@ class SegmentWriter:
         return _NOTIFICATION.pack(_TYPE_NOTIFICATION, self._ids[arrival.stream], arrival.host_ns) + arrival.data
 
     def _append(self, payload: bytes) -> None:
-        if len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"{len(payload)} bytes: a record holds {MAX_PAYLOAD}")
+        if len(payload) > MAX_PAYLOAD - _SEAL_BYTES:
+            raise ValueError(f"{len(payload)} bytes: a record holds {MAX_PAYLOAD - _SEAL_BYTES}")
+        if self._sealer is not None:
+            payload = bytes([_TYPE_SEALED]) + self._sealer.seal(payload)
         length = len(payload).to_bytes(4, "little")
         crc = zlib.crc32(payload, zlib.crc32(length))
         try:
@@ -225,9 +244,11 @@ class SegmentReader:
     instead, and ``left_out`` and ``damage`` say what was not given out.
     """
 
-    def __init__(self, path: Path, *, recover: bool = False) -> None:
+    def __init__(self, path: Path, *, recover: bool = False, identity: Path | None = None) -> None:
         self.path = Path(path)
         self.recover = recover
+        self.identity = identity
+        self._opener: Opener | None = None
         self.closed = False
         """Whether the iteration met the mark of a clean close."""
         self.left_out = 0
@@ -235,7 +256,8 @@ class SegmentReader:
         self.damage: RecordingError | None = None
         with self._file() as file:
             self.header = self._read_header(file)
-            self._start = file.tell()
+            self.start = file.tell()
+            """Bytes before the first record, unpacked."""
         self._names = tuple(self.header.streams)
 
     @property
@@ -245,8 +267,9 @@ class SegmentReader:
 
     def __iter__(self) -> Iterator[Arrival]:
         self.closed, self.left_out, self.damage = False, 0, None
+        self._opener = self._opened()
         with self._file() as file:
-            file.seek(self._start)
+            file.seek(self.start)
             try:
                 yield from self._records(file)
             except RecordingError as damage:
@@ -286,7 +309,24 @@ class SegmentReader:
             raise self._damaged(offset, f"record {number}: cut short, {len(payload)} of {length} bytes")
         if zlib.crc32(payload, zlib.crc32(head[:4])) != crc:
             raise self._damaged(offset, f"record {number}: its bytes and its checksum differ")
-        return payload
+        return self._unsealed(payload, offset, number)
+
+    def _opened(self) -> Opener | None:
+        if not self.header.sealed:
+            return None
+        if self.identity is None:
+            raise RecordingError(self.path, "", "is encrypted", "give --identity FILE, the age key of who may read it")
+        return Opener(self.header.sealed, self.identity)
+
+    def _unsealed(self, payload: bytes, offset: int, number: int) -> bytes:
+        if self._opener is None:
+            return payload
+        try:
+            if payload[0] != _TYPE_SEALED:
+                raise ValueError("it is not sealed")
+            return self._opener.open(payload[1:])
+        except ValueError as error:
+            raise self._damaged(offset, f"record {number}: {error}") from error
 
     def _parse(self, payload: bytes, offset: int, before: int) -> Arrival | None:
         """One payload; None for the end."""

@@ -1,7 +1,7 @@
 """Who vouches for a bundle: Ed25519 signatures (RFC 8032), and the keys that a device trusts.
 
 Keys are OpenSSH's, so that those people have will do: a private key of ``ssh-keygen -t ed25519``, public ones in a file
-like ``authorized_keys``. It knows nothing of what is in a bundle; only this file imports cryptography.
+like ``authorized_keys``. It knows nothing of what is in a bundle.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from device.segment import FILE_MODE, SUFFIX, SegmentReader, is_unbegun
 DAY_NS = 86_400 * 10**9
 BLOCK = 1 << 16
 """Bytes compressed between two looks at whether to leave off: some 50 ms of a small machine."""
-_PART = ".part"
+PART = ".part"
 """Behind the name of a file that is being compressed."""
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 18}]
 """Of a strap and a wristband 38 % is left, for a second of CPU per hour recorded; gzip -6 leaves 48 %, zstd -19 44 % in
@@ -36,6 +36,8 @@ class Policy:
     keep_days: int | None = None
     max_bytes: int | None = None
     min_free_bytes: int = 0
+    recipients: tuple[str, ...] = ()
+    """Public keys of age for which records are encrypted; without one they are not."""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,7 @@ def kept_in(directory: Path) -> list[Kept]:
 def clear(directory: Path) -> None:
     """Remove what a crash has left half made, which holds no record; raises OSError."""
     for path in directory.iterdir():
-        if path.name.endswith(SUFFIX + _PART) or (path.suffix == SUFFIX and path.is_file() and is_unbegun(path)):
+        if path.name.endswith(SUFFIX + PART) or (path.suffix == SUFFIX and path.is_file() and is_unbegun(path)):
             path.unlink()
 
 
@@ -74,6 +76,8 @@ def recorded_after(kept: Sequence[Kept]) -> int:
     for it in reversed(kept):
         with contextlib.suppress(RecordingError):
             reader = SegmentReader(it.path, recover=True)
+            if reader.header.sealed:  # how long it is cannot be read here: it counts as less than it is
+                return reader.header.recorded_ns
             times = [arrival.host_ns for arrival in reader]
             return reader.header.recorded_ns + (max(0, times[-1] - times[0]) if times else 0)
     return 0
@@ -92,7 +96,7 @@ def compressed(path: Path, leave_off: Callable[[], bool]) -> Path | None:
 
     Raises OSError; then, too, no copy stays.
     """
-    part = path.with_name(path.name + _PART)
+    part = path.with_name(path.name + PART)
     try:
         with path.open("rb") as source, open(part, "xb", opener=_private) as file:
             with lzma.open(file, "wb", filters=_FILTERS) as packed:

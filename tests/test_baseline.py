@@ -287,7 +287,10 @@ def test_a_rest_of_one_sensor_only_where_that_is_asked_for(
 
 BAD = {
     "no file to write": (["--recording", "{recording}"], "--recording needs --profile"),
-    "no recording": (["--profile", "{tmp}/p", "--from", "1"], "--from, --to and --bundle go with --recording"),
+    "no recording": (
+        ["--profile", "{tmp}/p", "--from", "1"],
+        "--identity, --from, --to and --bundle go with --recording",
+    ),
     "another file": (["--recording", "{recording}", "--profile", "{tmp}/other"], "other: is there and is no profile"),
     "no name": (["--recording", "{recording}", "--profile", "{tmp}/p", "--person", " "], "expected printable text"),
     "too short": (

@@ -24,6 +24,7 @@ NOT_RUN_HERE = {
     "affectd web": "serves until it is stopped; tests/test_web.py",
     "affectd label stress": "needs a running daemon; tests/test_labelling.py",
     'affectd mark "stroop start"': "needs a running daemon; tests/test_daemon.py",
+    "affectd replay /var/lib/affectd/recordings/r000012-*": "needs a recording; tests/test_cli.py",
     "AFFECTD_REFERENCE_DATA=... train/runs/default.sh": "minutes of training; each step has its own tests",
     "affectd-train data list": "tests/test_data_check.py",
     "affectd-train data check my-study --pictures look": "needs a study; tests/test_data_check.py",

@@ -159,7 +159,7 @@ def test_runs_are_in_order_whatever_the_clock_says(tmp_path: Path) -> None:
 def test_a_run_that_is_torn_at_any_byte_of_its_last_segment_loses_nothing_before(tmp_path: Path) -> None:
     records: list[Arrival] = [at(i) for i in range(23)]
     paths = write(tmp_path / "whole", records)
-    data, header = paths[-1].read_bytes(), SegmentReader(paths[-1])._start
+    data, header = paths[-1].read_bytes(), SegmentReader(paths[-1]).start
     torn = tmp_path / "torn"
     shutil.copytree(tmp_path / "whole", torn)
     for size in range(len(data)):

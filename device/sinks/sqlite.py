@@ -63,7 +63,7 @@ class Run:
     bundle: str
     bundle_sha256: str
     recording: str
-    """File of the raw notifications."""
+    """First segment of the raw notifications."""
     affectd: str
 
 

@@ -17,8 +17,15 @@ from firmware_bridge.packet import StreamInfo
 class ReplaySource:
     """Plays one run: a segment, several, or a directory; ``speed`` in times of real time, None for at once."""
 
-    def __init__(self, path: Path | Sequence[Path], *, speed: float | None = None, recover: bool = False) -> None:
-        self.reader = RecordingReader(path, recover=recover)
+    def __init__(
+        self,
+        path: Path | Sequence[Path],
+        *,
+        speed: float | None = None,
+        recover: bool = False,
+        identity: Path | None = None,
+    ) -> None:
+        self.reader = RecordingReader(path, recover=recover, identity=identity)
         self.speed = speed
 
     @property
