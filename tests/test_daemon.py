@@ -33,6 +33,7 @@ from device.errors import BundleError, DeviceError, SourceError
 from device.notification import Event, Notification, Unrecorded
 from device.pipeline.spec import default_spec
 from device.recording import RecordingReader
+from device.segment import is_compressed
 from device.session import open_session
 from device.sources.virtual import VirtualSensor, VirtualSource, notifications
 from firmware_bridge.daemon_client import DaemonError, ask, listened_at
@@ -162,6 +163,24 @@ def test_a_bad_packet_is_counted_recorded_and_the_stream_goes_on(config: Config)
     assert stats["wrist"].bad.total() == 0
     assert stats["chest"].assembly.gaps == 0
     assert len(published(config)) >= 5
+
+
+def test_segments_that_have_ended_are_compressed_meanwhile(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device.daemon.TEND_S", 0.01)
+    recording = msgspec.structs.replace(config.recording, segment_s=20.0)
+    config = msgspec.structs.replace(config, recording=recording)
+    directory, stop = Path(config.recording.directory), asyncio.Event()
+
+    async def all_of_it() -> None:
+        daemon = asyncio.create_task(run(config, sources=[Scripted("chest", of("chest"), "wait")], stop=stop))
+        while len(paths := sorted(directory.glob("*.affrec"))) < 5 or not all(is_compressed(it) for it in paths[:-1]):
+            await asyncio.sleep(0.01)
+        stop.set()
+        await daemon
+
+    asyncio.run(all_of_it())
+    assert recorded(config) == of("chest")
+    assert not list(directory.glob("*.part"))
 
 
 def test_a_disk_that_takes_no_more_stops_no_prediction(config: Config, caplog: pytest.LogCaptureFixture) -> None:

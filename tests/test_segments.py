@@ -214,6 +214,20 @@ def test_compression_that_is_left_off_at_any_block_changes_nothing(tmp_path: Pat
         assert list(RecordingReader(tmp_path)) == records
 
 
+def test_what_is_left_off_is_done_by_the_next_run(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path, STREAMS, PACKING) as writer:
+        for second in range(25):
+            writer.append(at(second))
+        writer.leave_off()
+        writer.tend()
+        paths = sorted(tmp_path.iterdir())
+        assert [is_compressed(path) for path in paths] == [False] * 3
+    with RecordingWriter(tmp_path, STREAMS, PACKING) as writer:
+        writer.tend()
+    assert [is_compressed(path) for path in paths] == [True] * 3
+    assert list(RecordingReader(paths)) == [at(second) for second in range(25)]
+
+
 def test_compressed_segments_stay_private_and_small(tmp_path: Path) -> None:
     with RecordingWriter(tmp_path, infos(), Policy(segment_s=200.0)) as writer:
         for notification in sent():
