@@ -169,17 +169,20 @@ def test_segments_that_have_ended_are_compressed_meanwhile(config: Config, monke
     monkeypatch.setattr("device.daemon.TEND_S", 0.01)
     recording = msgspec.structs.replace(config.recording, segment_s=20.0)
     config = msgspec.structs.replace(config, recording=recording)
-    directory, stop = Path(config.recording.directory), asyncio.Event()
+    directory, stop, wanted = Path(config.recording.directory), asyncio.Event(), of("chest")
 
     async def all_of_it() -> None:
-        daemon = asyncio.create_task(run(config, sources=[Scripted("chest", of("chest"), "wait")], stop=stop))
-        while len(paths := sorted(directory.glob("*.affrec"))) < 5 or not all(is_compressed(it) for it in paths[:-1]):
-            await asyncio.sleep(0.01)
+        daemon = asyncio.create_task(run(config, sources=[Scripted("chest", wanted, "wait")], stop=stop))
+        async with asyncio.timeout(60):
+            while len(paths := sorted(directory.glob("*.affrec"))) < 5 or not all(map(is_compressed, paths[:-1])):
+                await asyncio.sleep(0.01)
+            while list(RecordingReader(directory, recover=True)) != wanted:
+                await asyncio.sleep(0.01)
         stop.set()
         await daemon
 
     asyncio.run(all_of_it())
-    assert recorded(config) == of("chest")
+    assert recorded(config) == wanted
     assert not list(directory.glob("*.part"))
 
 

@@ -291,7 +291,8 @@ class Run:
         """Every break is told in between the data, and data is missing in breaks alone."""
         begun = time.monotonic()
         paths = sorted((self.stage.scratch / "recordings").iterdir())
-        arrivals = [it for path in paths for it in RecordingReader(path, recover=True)]
+        every = (it for path in paths for it in RecordingReader(path, recover=True))
+        arrivals = [it for it in every if isinstance(it, Notification | LinkChange)]
         notes = []
         for name in SENSORS:
             mine = [it for it in arrivals if it.stream == name]
