@@ -19,7 +19,7 @@ help:
 demo: .venv-device/.ready
 	@.venv-device/bin/affectd demo $(ARGS)
 
-test: .venv/.ready
+test: .venv/.ready .tools/mosquitto
 	@scripts/check
 
 e2e: .venv/.ready
@@ -28,7 +28,7 @@ e2e: .venv/.ready
 e2e-all: .venv/.ready
 	@.venv/bin/python tests/e2e/run.py bookworm trixie --disconnects 300
 
-nightly: .venv/.ready
+nightly: .venv/.ready .tools/mosquitto
 	@scripts/nightly
 
 .venv-device/.ready: pyproject.toml requirements.lock
@@ -47,5 +47,8 @@ nightly: .venv/.ready
 	@touch $@
 	@echo "make: .venv is ready" >&2
 
+.tools/mosquitto:
+	@scripts/mosquitto || echo "make: tests against a real MQTT broker will be skipped" >&2
+
 clean:
-	rm -rf .venv .venv-device
+	rm -rf .venv .venv-device .tools

@@ -115,6 +115,56 @@ class SqliteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
 
 
+class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[sinks.mqtt]``."""
+
+    host: str
+    """Broker, by the name that its certificate bears."""
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    """Its port; 8883, or 1883 where ``tls`` is false, if not given."""
+    tls: bool = True
+    """Whether the connection is encrypted and the broker proves who it is; only a written ``false`` turns it off."""
+    ca: str | None = None
+    """PEM file of the CA that vouches for the broker; the system's CAs if not given."""
+    certificate: str | None = None
+    """PEM file of this device's own certificate, where the broker wants one."""
+    key: str | None = None
+    """PEM file of the certificate's key, without a passphrase; in the certificate's file if not given."""
+    username: str | None = None
+    """Name that the broker knows this device by."""
+    password_file: str | None = None
+    """File of the password, for its owner's eyes only; systemd's credential ``mqtt_password`` if not given."""
+    device: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Name of this device, unlike any other's; of host name and machine id if not given."""
+    topic: Annotated[str, msgspec.Meta(pattern="^[^+#$/\\x00][^+#\\x00]{0,199}$")] | None = None
+    """Topic below which everything is published; ``affectd/DEVICE`` if not given."""
+    keepalive: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 30
+    """Seconds of silence after which either side asks whether the other is there."""
+    home_assistant: bool = False
+    """Whether Home Assistant is told of this device, so that it shows it."""
+    discovery_prefix: Annotated[str, msgspec.Meta(pattern="^[^+#$\\x00]{1,100}$")] = "homeassistant"
+    """Where Home Assistant looks for devices."""
+    outbox: str = "/var/lib/affectd/mqtt-outbox.db"
+    """File of the messages that wait while the broker is away."""
+    outbox_messages: Count = 600_000
+    """How many may wait: a month, one in 5 s, about 400 MB; beyond it the oldest is dropped and counted."""
+    queue: Count = 256
+    """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise ValueError("host is empty: name the broker")
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key without certificate: name the file of the certificate too")
+        if not self.tls and (self.ca is not None or self.certificate is not None):
+            raise ValueError("ca or certificate with tls = false: without TLS nobody looks at them")
+
+    @property
+    def port_number(self) -> int:
+        """The port, given or not."""
+        return self.port or (8883 if self.tls else 1883)
+
+
 class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tables ``[sinks.*]``; a sink without a table is off."""
 
@@ -122,6 +172,8 @@ class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions as lines of JSON."""
     sqlite: SqliteConfig | None = None
     """Predictions and events in a database."""
+    mqtt: MqttConfig | None = None
+    """Predictions and events to a broker."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -419,4 +471,34 @@ queue = 256
 path = "/var/lib/affectd/results.db"
 # As above.
 queue = 256
+
+# Predictions and events to an MQTT 5 broker; docs/MQTT.md has topics and payloads. Wants `pip install 'affectd[mqtt]'`.
+# [sinks.mqtt]
+# Broker, by the name that its certificate bears; port 8883, or 1883 where tls is false, unless another is given.
+# host = "broker.example.org"
+# port = 8883
+# false: no encryption, and anybody may pose as the broker.
+# tls = true
+# CA that vouches for the broker, as a PEM file; without this line the system's CAs.
+# ca = "/etc/affectd/ca.pem"
+# This device's own certificate and its key, where the broker wants one.
+# certificate = "/etc/affectd/device.pem"
+# key = "/etc/affectd/device.key"
+# The password is in a file that its owner alone may read; without this line systemd's credential mqtt_password.
+# username = "device-07"
+# password_file = "/etc/affectd/mqtt_password"
+# Name of this device, unlike any other's; without this line of host name and machine id.
+# device = "device-07"
+# Without this line affectd/DEVICE.
+# topic = "affectd/device-07"
+# Seconds of silence after which either side asks whether the other is there.
+# keepalive = 30
+# Tells Home Assistant of this device, below the topic where it looks for devices.
+# home_assistant = false
+# discovery_prefix = "homeassistant"
+# What waits while the broker is away: a month, one in 5 s, about 400 MB; beyond it the oldest is dropped and counted.
+# outbox = "/var/lib/affectd/mqtt-outbox.db"
+# outbox_messages = 600000
+# As above.
+# queue = 256
 """

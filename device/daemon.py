@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.calibration import Choice, Models
-from device.config import Config, RecordingConfig, SinksConfig, sensors_of
+from device.config import Config, MqttConfig, RecordingConfig, SinksConfig, sensors_of
 from device.control import Control
-from device.errors import DeviceError, SourceError
+from device.errors import DeviceError, SinkError, SourceError
 from device.inference import Prediction
 from device.labelling import Labelling
 from device.marking import Marking
@@ -26,7 +26,7 @@ from device.recording import RecordingWriter
 from device.resting import Resting
 from device.sealing import read_recipients
 from device.service import kept_informed
-from device.sinks.base import Item, QueuedSink
+from device.sinks.base import Item, QueuedSink, Sink
 from device.sinks.jsonl import JsonlSink
 from device.sinks.sqlite import Run, SqliteSink
 from device.sources.base import Source
@@ -69,7 +69,7 @@ async def run(
             control = Control(status.to_json, links, resting.answers, labelling.answers, marking.answers)
             hear = partial(_each, (resting.listen, labelling.listen))
             async with (
-                _open_sinks(config.sinks, _run_of(choice, recording)) as sinks,
+                _open_sinks(config.sinks, _run_of(choice, recording), streams) as sinks,
                 _repeating(progress.syncing(recording.sync), config.recording.fsync_s),
                 _repeating(recording.tend, TEND_S, recording.leave_off),
                 control.listening(Path(config.control.socket)),
@@ -288,13 +288,17 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_sinks(config: SinksConfig, run: Run) -> AsyncIterator[list[QueuedSink]]:
+async def _open_sinks(
+    config: SinksConfig, run: Run, streams: Mapping[str, StreamInfo]
+) -> AsyncIterator[list[QueuedSink]]:
     """The configured sinks, each with its queue and task; at the end each gets a while to finish."""
     sinks = []
     if config.jsonl is not None:
         sinks.append(QueuedSink(JsonlSink(Path(config.jsonl.path)), config.jsonl.queue))
     if config.sqlite is not None:
         sinks.append(QueuedSink(SqliteSink(Path(config.sqlite.path), run), config.sqlite.queue))
+    if config.mqtt is not None:
+        sinks.append(QueuedSink(_mqtt(config.mqtt, run, streams), config.mqtt.queue))
     tasks = [asyncio.create_task(sink.run(), name=f"sink {sink.sink.name}") for sink in sinks]
     try:
         yield sinks
@@ -308,6 +312,15 @@ async def _open_sinks(config: SinksConfig, run: Run) -> AsyncIterator[list[Queue
                 sink.dropped,
                 sink.failed,
             )
+
+
+def _mqtt(config: MqttConfig, run: Run, streams: Mapping[str, StreamInfo]) -> Sink:
+    """Raises SinkError where the client's package is not there."""
+    try:
+        from device.sinks.mqtt import MqttSink
+    except ImportError as error:
+        raise SinkError("mqtt", f"a package is not here ({error.name})", "pip install 'affectd[mqtt]'") from error
+    return MqttSink(config, run, streams)
 
 
 @contextlib.asynccontextmanager

@@ -41,9 +41,15 @@ def test_the_example_is_right_and_holds_the_defaults() -> None:
     assert example.sinks.jsonl is not None and example.sinks.jsonl.queue == 256
 
 
+def whole_example() -> str:
+    """With the sinks that send things elsewhere, which the example has as comments."""
+    before, header, after = example_config().partition("# [sinks.mqtt]")
+    return before + re.sub(r"^# (?=\[|\w+ = )", "", header + after, flags=re.MULTILINE)
+
+
 def test_the_example_names_every_key() -> None:
     named = set(re.findall(r"^#? ?(\w+) = ", example_config(), re.MULTILINE))
-    example = parse_config(example_config())
+    example = parse_config(whole_example())
     sinks = {name: getattr(example.sinks, name) for name in example.sinks.__struct_fields__}
     assert None not in sinks.values()
     structs = (
@@ -52,7 +58,7 @@ def test_the_example_names_every_key() -> None:
     )
     keys = {key for struct in structs for key in struct.__struct_fields__}
     assert keys - named == {"serial"}  # optional: pairing fills it in
-    assert set(re.findall(r"^\[+([\w.]+)\]", example_config(), re.MULTILINE)) == {
+    assert set(re.findall(r"^\[+([\w.]+)\]", whole_example(), re.MULTILINE)) == {
         *(part for part in Config.__struct_fields__ if part != "sinks"),
         *(f"sinks.{name}" for name in sinks),
     }
@@ -81,6 +87,12 @@ def test_the_example_names_every_key() -> None:
         (SENSOR + "[radio]\nregistry = 'x'\n", "sensors twice"),
         (SENSOR + "[radio]\nadapter = 'hci0'\n", "line 6: radio: 'hci0': expected an address"),
         (SENSOR + "[inference]\ncalibrated = 'x'\n", "[inference] calibrated without [person] profile: name the file"),
+        (SENSOR + "[sinks.mqtt]\nhost = ''\n", "line 6: sinks.mqtt: host is empty"),
+        (SENSOR + "[sinks.mqtt]\nhost = 'h'\nkey = 'x'\n", "line 6: sinks.mqtt: key without certificate"),
+        (SENSOR + "[sinks.mqtt]\nhost = 'h'\ntls = false\nca = 'x'\n", "line 6: sinks.mqtt: ca or certificate with"),
+        (SENSOR + "[sinks.mqtt]\nhost = 'h'\ndevice = 'a/b'\n", "line 8: sinks.mqtt.device: Expected `str` matching"),
+        (SENSOR + "[sinks.mqtt]\nhost = 'h'\ntopic = 'a/#'\n", "line 8: sinks.mqtt.topic: Expected `str` matching"),
+        (SENSOR + "[sinks.mqtt]\nhost = 'h'\npassword = 'x'\n", "did you mean 'password_file'?"),
         (SENSOR + SENSOR, "2 sensors with role 'ecg'"),
         (SENSOR + WRIST.replace("wrist", "chest"), "2 sensors with name 'chest'"),
         (SENSOR + WRIST.replace(":02", ":01"), "2 sensors with address 'A0:9E:1A:00:00:01'"),
@@ -116,6 +128,12 @@ def test_sensors_come_from_the_file_of_affectd_pair(tmp_path: Path) -> None:
     strap = parse_config(SENSOR).sensors
     registry.write(path, strap)
     assert sensors_of(config) == strap == sensors_of(parse_config(SENSOR))
+
+
+def test_a_broker_is_spoken_to_in_the_clear_only_where_that_is_written() -> None:
+    for text, tls, port in (("", True, 8883), ("tls = false", False, 1883), ("port = 1883", True, 1883)):
+        mqtt = parse_config(f"{SENSOR}[sinks.mqtt]\nhost = 'h'\n{text}\n").sinks.mqtt
+        assert mqtt is not None and (mqtt.tls, mqtt.port_number) == (tls, port)
 
 
 def is_valid(text: str) -> bool:

@@ -79,8 +79,7 @@ def of(name: str) -> list[Notification]:
     return [n for n in SENT if n.stream == name]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
+def daemon_config(tmp_path: Path) -> Config:
     tiny_bundle(tmp_path / "tiny.affect")
     return Config(
         sensors=(Sensor(role="ecg", name="chest", address="A0:9E:1A:00:00:01", protocol="polar-pmd-ecg"),),
@@ -89,6 +88,11 @@ def config(tmp_path: Path) -> Config:
         recording=RecordingConfig(directory=str(tmp_path / "recordings"), fsync_s=0.01),
         sinks=SinksConfig(jsonl=JsonlConfig(path=str(tmp_path / "out.jsonl"))),
     )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return daemon_config(tmp_path)
 
 
 def recorded(config: Config) -> list[Notification]:

@@ -1,0 +1,142 @@
+"""What is published over MQTT: each payload as plain types, and the description of a device that Home Assistant reads.
+
+docs/MQTT.md documents them, docs/mqtt.schema.json is what tests hold them to. Pure: it opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from device.inference import Prediction
+from device.notification import Event
+from device.sinks.sqlite import Run
+from firmware_bridge.packet import StreamInfo
+
+SCHEMA = 1
+"""Version of the payloads; a change that a reader must know of raises it."""
+ONLINE, OFFLINE = "online", "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Where a device publishes."""
+
+    base: str
+
+    @property
+    def availability(self) -> str:
+        """``online`` or ``offline``, retained; the last will."""
+        return f"{self.base}/availability"
+
+    @property
+    def state(self) -> str:
+        """What runs, retained."""
+        return f"{self.base}/state"
+
+    @property
+    def prediction(self) -> str:
+        """One message a window."""
+        return f"{self.base}/prediction"
+
+    @property
+    def event(self) -> str:
+        """One message for whatever somebody marks."""
+        return f"{self.base}/event"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What every message of one run says of its origin."""
+
+    device: str
+    run: str
+    """Unlike any other run of any device."""
+
+    def of_prediction(self, prediction: Prediction, offset_ns: int) -> dict[str, Any]:
+        """Payload of ``prediction``; ``offset_ns`` is wall clock minus monotonic clock."""
+        return self._begin(prediction.index, prediction.stop, offset_ns) | {
+            key: value for key, value in prediction.to_json().items() if key != "index"
+        }
+
+    def of_event(self, event: Event, index: int, offset_ns: int) -> dict[str, Any]:
+        """Payload of ``event``, the ``index``-th of this run."""
+        time = event.host_ns / 1e9
+        return self._begin(index, time, offset_ns) | {"time": time, "description": event.description}
+
+    def _begin(self, index: int, time: float, offset_ns: int) -> dict[str, Any]:
+        wall = wall_time(round(time * 1e9) + offset_ns)
+        return {"schema": SCHEMA, "device": self.device, "run": self.run, "index": index, "wall": wall}
+
+    def of_state(self, run: Run, streams: Mapping[str, StreamInfo], waiting: int, dropped: int) -> dict[str, Any]:
+        """Payload of ``state``: what runs, and nothing of anybody's body."""
+        sensors = [
+            {"name": name, "modality": info.modality, "protocol": info.protocol, "sfreq": info.sfreq}
+            for name, info in streams.items()
+        ]
+        begun = {"schema": SCHEMA, "device": self.device, "run": self.run, "since": wall_time(run.wall_ns)}
+        bundle = {"name": run.bundle, "sha256": run.bundle_sha256}
+        outbox = {"waiting": waiting, "dropped": dropped}
+        return begun | {"affectd": run.affectd, "bundle": bundle, "sensors": sensors, "outbox": outbox}
+
+
+def wall_time(wall_ns: int) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(wall_ns / 1e9, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def discovery(device: str, topics: Topics, version: str, modalities: tuple[str, ...]) -> dict[str, Any]:
+    """Home Assistant's device discovery payload: one message describes the device and all its entities.
+
+    https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
+    """
+    name = f"affectd-{device}"
+    entities: dict[str, dict[str, Any]] = {
+        "label": {"name": "Label", "value_template": "{{ value_json.label }}"},
+        "probability": {
+            "name": "Probability",
+            "value_template": _percent("value_json.probabilities[value_json.label]", "value_json.label"),
+            **_PERCENT,
+        },
+        "abstained": {
+            "name": "Abstained",
+            "value_template": "{{ value_json.abstained or 'no' }}",
+            "entity_category": "diagnostic",
+        },
+    }
+    for modality in modalities:
+        quality = f"value_json.sqi.get('{modality}')"
+        entities[f"quality_{modality}"] = {
+            "name": f"{modality.upper()} quality",
+            "value_template": _percent(quality, f"{quality} is not none"),
+            "entity_category": "diagnostic",
+            **_PERCENT,
+        }
+    told = {"platform": "sensor", "state_topic": topics.prediction, "availability_topic": topics.availability}
+    connected = {
+        "platform": "binary_sensor",
+        "name": "Connected",
+        "device_class": "connectivity",
+        "entity_category": "diagnostic",
+        "state_topic": topics.availability,
+        "payload_on": ONLINE,
+        "payload_off": OFFLINE,
+    }
+    components = {key: told | entity for key, entity in entities.items()} | {"connected": connected}
+    return {
+        "device": {"identifiers": [name], "name": name, "manufacturer": "affectd", "sw_version": version},
+        "origin": {"name": "affectd", "sw_version": version},
+        "components": {key: one | {"unique_id": f"{name}-{key}"} for key, one in components.items()},
+        "qos": 1,
+    }
+
+
+_PERCENT = {"unit_of_measurement": "%", "state_class": "measurement"}
+
+
+def _percent(share: str, known: str) -> str:
+    """Template of a share in per cent; ``None``, which Home Assistant shows as unknown, where it is not known."""
+    return f"{{{{ ({share} * 100) | round(1) if {known} else None }}}}"
