@@ -23,6 +23,7 @@ from firmware_bridge.registry import read as read_registry
 Runtime = Literal["auto", "ai-edge-litert", "tflite-runtime"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+DeviceName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +135,7 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name that the broker knows this device by."""
     password_file: str | None = None
     """File of the password, for its owner's eyes only; systemd's credential ``mqtt_password`` if not given."""
-    device: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    device: DeviceName | None = None
     """Name of this device, unlike any other's; of host name and machine id if not given."""
     topic: Annotated[str, msgspec.Meta(pattern="^[^+#$/\\x00][^+#\\x00]{0,199}$")] | None = None
     """Topic below which everything is published; ``affectd/DEVICE`` if not given."""
@@ -165,6 +166,19 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.port or (8883 if self.tls else 1883)
 
 
+class LslConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[sinks.lsl]``."""
+
+    scope: Literal["machine", "link", "site"] = "machine"
+    """Who can read: this machine, its network segment, or the site; LSL asks nobody for a password."""
+    device: DeviceName | None = None
+    """Name of this device, unlike any other's; of host name and machine id if not given."""
+    chunks: Count = 1024
+    """Pieces of raw signal that may wait: minutes; beyond it the oldest is dropped and counted."""
+    queue: Count = 256
+    """Predictions that may wait; beyond it the oldest is dropped and counted."""
+
+
 class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tables ``[sinks.*]``; a sink without a table is off."""
 
@@ -174,6 +188,8 @@ class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions and events in a database."""
     mqtt: MqttConfig | None = None
     """Predictions and events to a broker."""
+    lsl: LslConfig | None = None
+    """Raw signals, predictions and events as Lab Streaming Layer outlets."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -499,6 +515,17 @@ queue = 256
 # What waits while the broker is away: a month, one in 5 s, about 400 MB; beyond it the oldest is dropped and counted.
 # outbox = "/var/lib/affectd/mqtt-outbox.db"
 # outbox_messages = 600000
+# As above.
+# queue = 256
+
+# Raw signals, predictions and events as Lab Streaming Layer outlets (docs/LSL.md). Wants `pip install 'affectd[lsl]'`.
+# [sinks.lsl]
+# "machine": only programs on this machine can read; "link" or "site": everybody on its network can.
+# scope = "machine"
+# Name of this device, as above.
+# device = "device-07"
+# Pieces of raw signal that may wait: minutes; beyond it the oldest is dropped and counted.
+# chunks = 1024
 # As above.
 # queue = 256
 """

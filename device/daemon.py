@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.calibration import Choice, Models
-from device.config import Config, MqttConfig, RecordingConfig, SinksConfig, sensors_of
+from device.config import Config, LslConfig, MqttConfig, RecordingConfig, SinksConfig, sensors_of
 from device.control import Control
 from device.errors import DeviceError, SinkError, SourceError
 from device.inference import Prediction
@@ -26,7 +26,7 @@ from device.recording import RecordingWriter
 from device.resting import Resting
 from device.sealing import read_recipients
 from device.service import kept_informed
-from device.sinks.base import Item, QueuedSink, Sink
+from device.sinks.base import Item, Listens, QueuedSink, Sink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.sqlite import Run, SqliteSink
 from device.sources.base import Source
@@ -67,19 +67,20 @@ async def run(
             labelling = Labelling(_profile(config), status)
             marking = Marking(recording.append)
             control = Control(status.to_json, links, resting.answers, labelling.answers, marking.answers)
-            hear = partial(_each, (resting.listen, labelling.listen))
+            listeners: list[Listener] = [resting.listen, labelling.listen]
             async with (
-                _open_sinks(config.sinks, _run_of(choice, recording), streams) as sinks,
+                _open_sinks(config.sinks, _run_of(choice, recording), streams, choice) as sinks,
                 _repeating(progress.syncing(recording.sync), config.recording.fsync_s),
                 _repeating(recording.tend, TEND_S, recording.leave_off),
                 control.listening(Path(config.control.socket)),
-                _opening(config, choice, streams, hear, stop) as opening,
+                _opening(config, choice, streams, partial(_each, listeners), stop) as opening,
                 kept_informed(opening, stop, status.in_words, progress.made),
                 contextlib.aclosing(merged(sources, stop, progress.arrived)) as arrivals,
             ):
                 _log.info("bundle %s, recording to %s", choice.bundle.manifest.name, recording.path)
                 publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
                 marking.publish = partial(_put, sinks=sinks)
+                listeners += [sink.sink.listen for sink in sinks if isinstance(sink.sink, Listens)]
                 backlog: list[Arrival] = []
                 async for arrival in arrivals:
                     recording.keep(arrival)
@@ -289,7 +290,7 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def _open_sinks(
-    config: SinksConfig, run: Run, streams: Mapping[str, StreamInfo]
+    config: SinksConfig, run: Run, streams: Mapping[str, StreamInfo], choice: Choice
 ) -> AsyncIterator[list[QueuedSink]]:
     """The configured sinks, each with its queue and task; at the end each gets a while to finish."""
     sinks = []
@@ -299,6 +300,8 @@ async def _open_sinks(
         sinks.append(QueuedSink(SqliteSink(Path(config.sqlite.path), run), config.sqlite.queue))
     if config.mqtt is not None:
         sinks.append(QueuedSink(_mqtt(config.mqtt, run, streams), config.mqtt.queue))
+    if config.lsl is not None:
+        sinks.append(QueuedSink(_lsl(config.lsl, streams, choice), config.lsl.queue))
     tasks = [asyncio.create_task(sink.run(), name=f"sink {sink.sink.name}") for sink in sinks]
     try:
         yield sinks
@@ -321,6 +324,13 @@ def _mqtt(config: MqttConfig, run: Run, streams: Mapping[str, StreamInfo]) -> Si
     except ImportError as error:
         raise SinkError("mqtt", f"a package is not here ({error.name})", "pip install 'affectd[mqtt]'") from error
     return MqttSink(config, run, streams)
+
+
+def _lsl(config: LslConfig, streams: Mapping[str, StreamInfo], choice: Choice) -> Sink:
+    """numpy comes with it."""
+    from device.sinks.lsl import LslSink
+
+    return LslSink(config, streams, choice.bundle.manifest.labels, config.device or device_id())
 
 
 @contextlib.asynccontextmanager

@@ -29,10 +29,10 @@ from device.config import MqttConfig
 from device.daemon import run
 from device.errors import SinkError
 from device.notification import Event
-from device.sinks.base import QueuedSink
+from device.sinks.base import QueuedSink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.messages import SCHEMA
-from device.sinks.mqtt import HEARD_BYTES, MqttSink, device_id, read_password
+from device.sinks.mqtt import HEARD_BYTES, MqttSink, read_password
 from device.sinks.outbox import SCHEMA_VERSION, Outbox
 from device.sources.virtual import VirtualSource
 from firmware_bridge.protocols import PROTOCOLS

@@ -6,12 +6,19 @@ It knows nothing of where a sink sends things.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import logging
+import socket
 from collections import deque
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from device.inference import Prediction
 from device.notification import Event
+
+if TYPE_CHECKING:
+    from device.pipeline.types import Chunk, Window
 
 Item = Prediction | Event
 """What sinks take."""
@@ -33,6 +40,14 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Flush and let go; ``publish`` is not called again."""
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """A sink that takes signals too, apart from its queue."""
+
+    def listen(self, item: Chunk | Window) -> None:
+        """Take what flows inside the session; never waits."""
 
 
 class QueuedSink:
@@ -82,3 +97,13 @@ class QueuedSink:
             task.cancel()
             await asyncio.wait([task])
         await self.sink.close()
+
+
+def device_id() -> str:
+    """Host name and a hash of the machine's id (which itself is nobody's business), fit for a topic."""
+    try:
+        machine = Path("/etc/machine-id").read_bytes().strip()
+    except OSError:
+        machine = b""
+    host = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in socket.gethostname())
+    return f"{host}-{hmac.new(machine, b'affectd', hashlib.sha256).hexdigest()[:8]}"

@@ -21,6 +21,11 @@ _DIRECTORY_MODE = 0o700
 _REMEDY = "name another file in [sinks.jsonl] path, or make this one writable"
 
 
+def to_tree(item: Item) -> object:
+    """What is written of one, fit for JSON."""
+    return {"event": item.description, "start": item.host_ns / 1e9} if isinstance(item, Event) else item
+
+
 class JsonlSink:
     """Appends to one file."""
 
@@ -43,8 +48,7 @@ class JsonlSink:
 
     def write(self, item: Item) -> None:
         """Append one line, whole or not at all: one write to a file opened for appending."""
-        tree = {"event": item.description, "start": item.host_ns / 1e9} if isinstance(item, Event) else item
-        line = msgspec.json.encode(tree) + b"\n"
+        line = msgspec.json.encode(to_tree(item)) + b"\n"
         before = os.fstat(self._fd).st_size
         if os.write(self._fd, line) != len(line):
             os.ftruncate(self._fd, before)

@@ -7,8 +7,6 @@ subscribe to nothing. docs/MQTT.md says what is published and how a reader sees 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import math
 import os
@@ -33,7 +31,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from device.config import MqttConfig
 from device.errors import SinkError
 from device.notification import Event
-from device.sinks.base import Item
+from device.sinks.base import Item, device_id
 from device.sinks.messages import OFFLINE, ONLINE, Stamp, Topics, discovery
 from device.sinks.outbox import Outbox
 from device.sinks.sqlite import Run
@@ -135,6 +133,7 @@ class MqttSink:
         self._deadline = time.monotonic() + LAST_S
         self._stop.set()
         await asyncio.to_thread(self._thread.join, JOIN_S)
+        _log.info("sink mqtt: %d messages stay for the next start, %d dropped so far", self.waiting, self.dropped)
         self._outbox.close()
 
     def _serve(self) -> None:
@@ -392,13 +391,3 @@ def read_password(path: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         what = getattr(error, "strerror", None) or "not UTF-8"
         raise SinkError(f"mqtt: {file}", f"no password: {what}", "see [sinks.mqtt] password_file") from error
-
-
-def device_id() -> str:
-    """Host name and a hash of the machine's id (which itself is nobody's business), fit for a topic."""
-    try:
-        machine = Path("/etc/machine-id").read_bytes().strip()
-    except OSError:
-        machine = b""
-    host = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in socket.gethostname())
-    return f"{host}-{hmac.new(machine, b'affectd', hashlib.sha256).hexdigest()[:8]}"
