@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 import pylsl
 import pytest
+from mqtt_sinks import STREAMS
 from test_daemon import CHEST, WRIST, daemon_config, published
-from test_mqtt_sink import STREAMS
 from test_sqlite_sink import SURE, UNSURE
 
 from device.config import LslConfig
