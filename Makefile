@@ -14,7 +14,7 @@ help:
 	@echo "make e2e             pairing, streaming and every fault against real BlueZ 5.66 in QEMU (root once, to install QEMU)"
 	@echo "make e2e-all         the same against BlueZ 5.66 and 5.82, and 300 disconnects"
 	@echo "make nightly         the slow tests as well"
-	@echo "make clean           remove both environments"
+	@echo "make clean           remove both environments and the tests' broker"
 
 demo: .venv-device/.ready
 	@.venv-device/bin/affectd demo $(ARGS)

@@ -189,8 +189,8 @@ def test_what_a_person_must_mend_is_said_and_nothing_is_lost(tmp_path: Path, cap
             until(lambda message=message: message in caplog.text, message)
             assert sink.waiting > 0
             closed(sink)
-            caplog.clear()
             assert password not in caplog.text
+            caplog.clear()
     assert Outbox(tmp_path / "outbox.db", 10).waiting == 4
 
 
@@ -281,6 +281,17 @@ def test_a_stop_leaves_what_is_not_sent_for_the_next_start(tmp_path: Path) -> No
         closed(sink)
     assert [p["index"] for p in reader.of(f"{BASE}/prediction")] == list(range(31))
     assert len({p["run"] for p in reader.of(f"{BASE}/prediction")}) == 2
+
+
+def test_two_devices_of_one_name_are_told_so_by_a_broker_that_is_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Debian 12's mosquitto closes the older connection without a reason code."""
+    with Broker(tmp_path / "broker") as broker:
+        sinks = [sink_of(configured(broker.port, tmp_path / name)) for name in ("first", "second")]
+        until(lambda: "does another device have this name ([sinks.mqtt] device)?" in caplog.text, "said")
+        for sink in sinks:
+            closed(sink)
 
 
 def answering(server: socket.socket, said: bytes) -> threading.Thread:

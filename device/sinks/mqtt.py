@@ -47,6 +47,10 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 REFUSED_PAUSE_S = 300.0
 """Between attempts while a person must do something; each pause is cut by up to half, lest a fleet come at once."""
+STEADY_S = 300.0
+"""A connection that has held this long was well: what breaks it is a new trouble."""
+OFTEN = 2
+"""Connections that were accepted and broke soon, after which it is no accident."""
 LAST_S = 1.0
 """At the end, for what still waits; then it stays for the next start."""
 JOIN_S = 1.5
@@ -147,15 +151,17 @@ class MqttSink:
 
     def _pause(self, trouble: _LinkError) -> None:
         """Say what is new, and wait."""
-        if time.monotonic() - self._since_s > LONGEST_PAUSE_S:  # it was well meanwhile
+        held_s, self._since_s = time.monotonic() - self._since_s, math.inf
+        if held_s > STEADY_S:
             self._attempts, self._said = 0, ""
-        self._since_s = math.inf
         pause_s = REFUSED_PAUSE_S if trouble.refused else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._attempts)
+        often = self._attempts >= OFTEN and held_s > 0  # a broker need not say that it throws us out
+        said = f"{trouble}{'; does another device have this name ([sinks.mqtt] device)?' if often else ''}"
         self._attempts = min(self._attempts + 1, 10)
-        level = logging.DEBUG if str(trouble) == self._said else logging.WARNING
-        self._said = str(trouble)
         where = f"{self._config.host}:{self._config.port_number}"
-        _log.log(level, "sink mqtt: %s: %s; %d messages wait", where, trouble, self._outbox.waiting)
+        level = logging.DEBUG if said == self._said else logging.WARNING
+        self._said = said
+        _log.log(level, "sink mqtt: %s: %s; %d messages wait", where, said, self._outbox.waiting)
         self._stop.wait(pause_s * (1 - self._dice() / 2))
 
     def _converse(self) -> None:
@@ -176,7 +182,6 @@ class MqttSink:
                 link.turn()
                 if taken := link.taken():
                     self._outbox.remove(taken)
-                    self._attempts, self._said = 0, ""
         finally:
             link.close()
 
