@@ -153,6 +153,7 @@ class Reader:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # paho leaves that to the collector
 
 
 def once(payloads: list[dict[str, Any]]) -> list[tuple[str, int]]:

@@ -129,11 +129,12 @@ def test_another_process_reads_every_sample_at_its_time(tmp_path: Path) -> None:
 def test_the_outlets_listen_on_loopback_alone() -> None:
     """The library's own scope keeps discovery on the machine, but not its data and time sockets."""
     with opened():
-        ours = [sock for sock in lsl._sockets() if sock.family == socket.AF_INET and sock.getsockname()[1] in PORTS]
-        kinds = {sock.type for sock in ours}
-        devices = {sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") for sock in ours}
-        for sock in ours:
-            sock.close()
+        kinds, devices = set(), set()
+        for sock in lsl._sockets():
+            with sock:
+                if sock.family == socket.AF_INET and sock.getsockname()[1] in PORTS:
+                    kinds.add(sock.type)
+                    devices.add(sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0"))
     assert kinds == {socket.SOCK_STREAM, socket.SOCK_DGRAM} and devices == {b"lo"}
 
 

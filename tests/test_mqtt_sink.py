@@ -191,7 +191,9 @@ def test_what_a_person_must_mend_is_said_and_nothing_is_lost(tmp_path: Path, cap
             closed(sink)
             assert password not in caplog.text
             caplog.clear()
-    assert Outbox(tmp_path / "outbox.db", 10).waiting == 4
+    outbox = Outbox(tmp_path / "outbox.db", 10)
+    assert outbox.waiting == 4
+    outbox.close()
 
 
 def test_the_last_will_says_that_a_killed_device_is_gone(tmp_path: Path) -> None:

@@ -280,8 +280,7 @@ class _Link(Client):
         """Let go, in good order where that is possible; the broker publishes the will."""
         self.on_disconnect = None
         self.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
-        if (sock := self.socket()) is not None:
-            sock.close()
+        self._reset_sockets()  # else the collector may come to the sockets before paho's own clean-up does
 
     def _connected(
         self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
