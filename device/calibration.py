@@ -92,6 +92,13 @@ def with_labels(choice: Choice, examples: Sequence[Example]) -> Choice:
     return replace(choice, shots=shots, labels=labels)
 
 
+def check_baseline(bundle: Bundle, baseline: Baseline | None) -> None:
+    """Raise BundleError where a bundle needs the wearer's baseline and there is none."""
+    if bundle.manifest.spec.needs_baseline and baseline is None:
+        remedy = "record one (`affectd baseline --recording`), or use a bundle that works without"
+        raise BundleError(bundle.path, "spec", "needs the wearer's resting baseline, and there is none", remedy)
+
+
 class Models:
     """The configured bundles, checked against the attached sensors; raises BundleError where one cannot be used."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import logging
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ import msgspec
 
 from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.calibration import own_labels
-from device.config import config_schema, example_config, load_config
+from device.cli_orders import COMMANDS, use
+from device.config import Config, config_schema, example_config, load_config
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
 from device.journal import ERROR, begin_logging, under_journal
@@ -66,12 +67,18 @@ def run(path: Path, bundle: Path | None, verbose: bool) -> None:
     """Read the sensors and predict until stopped."""
     from device.daemon import run as run_daemon
 
+    read = partial(_configured, path, bundle)
+    config = read()
+    begin_logging("debug" if verbose else config.log.level, sys.stderr)
+    asyncio.run(run_daemon(config, reread=read))
+
+
+def _configured(path: Path, bundle: Path | None) -> Config:
+    """A file, with the bundle of the command line where there is one."""
     config = load_config(path)
-    begin_logging(logging.DEBUG if verbose else logging.getLevelName(config.log.level.upper()), sys.stderr)
-    if bundle is not None:
-        inference = msgspec.structs.replace(config.inference, bundle=str(bundle))
-        config = msgspec.structs.replace(config, inference=inference)
-    asyncio.run(run_daemon(config))
+    if bundle is None:
+        return config
+    return msgspec.structs.replace(config, inference=msgspec.structs.replace(config.inference, bundle=str(bundle)))
 
 
 @cli.command()
@@ -414,14 +421,22 @@ def demo(
 @cli.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
 @click.option("--socket", type=FilePath, default=socket_path, help="Where the daemon listens.")
-def web(port: int, socket: Path) -> None:
+@click.option("--metrics-key", type=FilePath, help="File of the key for /metrics; default: the one in the address.")
+def web(port: int, socket: Path, metrics_key: Path | None) -> None:
     """Serve the wearer's page to browsers on this device: a guided rest, labels of your own, how things are.
 
+    /metrics is for Prometheus, with the key as a bearer token (`authorization: credentials_file`).
     It listens on loopback alone; from elsewhere: ssh -L 8765:127.0.0.1:8765 DEVICE.
     """
-    from device.web.serve import serve
+    from device.web.serve import read_key, serve
 
-    asyncio.run(serve(socket, port, lambda address: click.echo(f"open {address} (Ctrl-C ends it)")))
+    key = None if metrics_key is None else read_key(metrics_key)
+    asyncio.run(serve(socket, port, lambda address: click.echo(f"open {address} (Ctrl-C ends it)"), key))
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+bundle.add_command(use)
 
 
 def main() -> None:

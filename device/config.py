@@ -21,6 +21,7 @@ from firmware_bridge.registry import Sensor, is_address
 from firmware_bridge.registry import read as read_registry
 
 Runtime = Literal["auto", "ai-edge-litert", "tflite-runtime"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 DeviceName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
@@ -66,12 +67,14 @@ class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     socket: str = str(DEFAULT_SOCKET)
     """UNIX socket for `affectd status` and affectd-pair."""
+    state: str = "/var/lib/affectd/pause.json"
+    """File of a pause for privacy, so that a restart does not end it."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table ``[log]``."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: LogLevel = "info"
     """The least that is logged: to the journal as a service, else to stderr. Nothing the sensors measure is."""
 
 
@@ -225,6 +228,11 @@ def sensors_of(config: Config) -> tuple[Sensor, ...]:
     if not sensors:
         raise ConfigError(path, "", "no sensor in it", f"pair one: `affectd-pair --file {path} add`")
     return sensors
+
+
+def profile_of(config: Config) -> Path | None:
+    """The file of the wearer's profile, where there is to be one."""
+    return None if config.person.profile is None else Path(config.person.profile)
 
 
 def _refuse_twice(key: str, values: Iterable[str]) -> None:
@@ -427,6 +435,8 @@ threads = 1
 [control]
 # UNIX socket at which `affectd status` and affectd-pair ask this daemon.
 socket = "/run/affectd/affectd.sock"
+# Where `affectd pause` is remembered, so that a restart does not end a pause.
+state = "/var/lib/affectd/pause.json"
 
 [log]
 # The least that is logged, to the journal as a service, else to stderr: "debug", "info", "warning" or "error".

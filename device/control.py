@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
@@ -28,7 +29,16 @@ _MODE = 0o660
 WATCH_QUEUE = 256
 """Notifications a watcher may lag behind; beyond it the oldest is dropped, and the daemon never waits."""
 REQUEST_BYTES = 1 << 16
+REQUEST_S = 10.0
+"""For a request to come: it is one line that a tool has at hand."""
+READ_S = 30.0
+"""For whoever asks to read an answer; beyond it, it hangs or does not mean to."""
+TALKS = 64
+"""At once: a daemon has a handful of tools, and each costs it a task and a descriptor."""
+CROWD = 4 * TALKS
+"""Beyond it not even a refusal."""
 
+_log = logging.getLogger(__name__)
 
 Answers = AsyncGenerator[dict[str, Any], None]
 """To a request that takes its time; raises DeviceError where it is refused, and is closed when nobody listens."""
@@ -73,7 +83,8 @@ class _RequestError(Exception):
 
 class Control:
     """Answers requests; ``status`` makes the answer to the commonest one, ``baseline`` those to the longest, ``label``
-    that of a wearer to what he lives, ``mark`` that to an event."""
+    that of a wearer to what he lives, ``mark`` that to an event; ``orders``, by name, are carried out whole even where
+    nobody waits for the answer any more."""
 
     def __init__(
         self,
@@ -82,11 +93,13 @@ class Control:
         baseline: Callable[[dict[str, Any]], Answers] | None = None,
         label: Callable[[dict[str, Any]], Answers] | None = None,
         mark: Callable[[dict[str, Any]], Answers] | None = None,
+        orders: Mapping[str, Callable[[dict[str, Any]], Answers]] | None = None,
     ) -> None:
         self._status = status
         self._baseline = baseline
         self._label = label
         self._mark = mark
+        self._orders = orders or {}
         self._sources = tuple(sources)
         self._lent: set[str] = set()
         self._watchers: dict[asyncio.Queue[Notification], str] = {}
@@ -118,6 +131,9 @@ class Control:
             path.unlink(missing_ok=True)
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._talks) >= CROWD:
+            writer.transport.abort()
+            return
         talk = asyncio.create_task(self._talk(reader, writer), name="control")
         self._talks.add(talk)
         talk.add_done_callback(self._talks.discard)
@@ -126,9 +142,17 @@ class Control:
         """One request; what it holds is given back when the other side closes."""
         with contextlib.suppress(OSError):  # whoever asked has gone
             try:
-                await self._answer(_request(await _line(reader)), reader, writer)
+                line = await _line(reader)  # first: what is closed with bytes unread loses its answer
+                if len(self._talks) > TALKS:
+                    raise _RequestError(f"{TALKS} tools ask already", "end some of them")
+                await self._answer(_request(line), reader, writer)
             except _RequestError as refused:
                 await _say(writer, refused.answer)
+            except OSError:
+                raise
+            except Exception:  # whatever a request brings about, others are answered
+                _log.exception("control: a request ends")
+                await _say(writer, _RequestError("it cannot be answered", "see the log, and report it").answer)
             finally:
                 writer.close()
                 await writer.wait_closed()
@@ -149,6 +173,8 @@ class Control:
                 await _tell_until_gone(self._label(rest), reader, writer)
             case {"do": "mark", **rest} if self._mark is not None:
                 await _tell_until_gone(self._mark(rest), reader, writer)
+            case {"do": str(name), **rest} if name in self._orders:
+                await _tell(self._orders[name](rest), writer)
             case _:
                 raise _RequestError("unknown request", "use the affectd-pair of the same version")
 
@@ -225,8 +251,9 @@ async def _next(queue: asyncio.Queue[Notification], gone: asyncio.Task[bytes]) -
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
     try:
-        return await reader.readline()
-    except ValueError:  # a line beyond the limit
+        async with asyncio.timeout(REQUEST_S):
+            return await reader.readline()
+    except (ValueError, TimeoutError):  # a line beyond the limit, in bytes or in time
         return b""
 
 
@@ -242,7 +269,12 @@ def _request(line: bytes) -> dict[str, Any]:
 
 async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
     writer.write(json.dumps(answer).encode() + b"\n")
-    await writer.drain()
+    try:
+        async with asyncio.timeout(READ_S):
+            await writer.drain()
+    except TimeoutError:
+        writer.transport.abort()  # closing would wait until all is read
+        raise
 
 
 def _bind(path: Path) -> socket.socket:

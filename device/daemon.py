@@ -8,31 +8,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from device import log_level
 from device.calibration import Choice, Models
-from device.config import Config, LslConfig, MqttConfig, RecordingConfig, SinksConfig, sensors_of
-from device.control import Control
-from device.errors import DeviceError, SinkError, SourceError
+from device.config import Config, RecordingConfig, profile_of, sensors_of
+from device.control import Answers, Control
+from device.errors import DeviceError, SourceError
 from device.inference import Prediction
 from device.labelling import Labelling
 from device.marking import Marking
 from device.notification import Arrival
+from device.pausing import Pausing
 from device.progress import Progress
 from device.recording import RecordingWriter
+from device.reloading import Reloading
 from device.resting import Resting
 from device.sealing import read_recipients
 from device.service import kept_informed
-from device.sinks.base import Item, Listens, QueuedSink, Sink, device_id
-from device.sinks.jsonl import JsonlSink
-from device.sinks.sqlite import Run, SqliteSink
+from device.sinks.configured import Sinks
+from device.sinks.sqlite import Run
 from device.sources.base import Source
 from device.sources.ble import BleSource, ble_sources
 from device.status import Status
 from device.storage import Policy
+from device.switching import Switching
+from device.taping import Taping
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.stop import stop_on_signals
 
@@ -49,11 +53,16 @@ _log = logging.getLogger(__name__)
 
 
 async def run(
-    config: Config, *, sources: Sequence[Source] | None = None, stop: asyncio.Event | None = None
+    config: Config,
+    *,
+    sources: Sequence[Source] | None = None,
+    stop: asyncio.Event | None = None,
+    reread: Callable[[], Config] | None = None,
 ) -> dict[str, Counts]:
     """Run until ``stop`` is set, a SIGTERM or SIGINT comes, or every source has ended; the counts of each stream.
 
-    ``sources`` stands in for the configured sensors. Raises DeviceError where it cannot start or cannot record.
+    ``sources`` stands in for the configured sensors, ``reread`` gives the configuration anew at SIGHUP. Raises
+    DeviceError where it cannot start or cannot record.
     """
     stop = stop or stop_on_signals()
     async with _open_sources(config, sources) as sources:
@@ -62,37 +71,47 @@ async def run(
         choice = _choose(models, config)
         links = [source for source in sources if isinstance(source, BleSource)]
         with RecordingWriter(Path(config.recording.directory), streams, _policy(config.recording)) as recording:
-            status, progress = Status(choice, recording, links), Progress(config.recording.fsync_s)
-            resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
-            labelling = Labelling(_profile(config), status)
+            sinks = Sinks(_run_of(choice, recording), streams, choice.bundle.manifest.labels)
             marking = Marking(recording.append)
-            control = Control(status.to_json, links, resting.answers, labelling.answers, marking.answers)
-            listeners: list[Listener] = [resting.listen, labelling.listen]
+            marking.publish = sinks.put
+            taping = Taping(recording, marking.mark)
+            pausing = Pausing(Path(config.control.state), links, marking.mark)
+            status = Status(choice, recording, links, sinks=sinks, taping=taping, pausing=pausing)
+            resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
+            labelling = Labelling(profile_of(config), status)
+            publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
+            infos = streams.values()
+            switching = Switching(config, infos, status, resting, labelling, publish, marking.mark)
+            reloading = Reloading(config, reread, sinks, switching)
+            orders = _orders(taping, pausing, switching, reloading)
+            control = Control(status.to_json, links, resting.answers, labelling.answers, marking.answers, orders)
+            progress = Progress(sync_s := lambda: reloading.config.recording.fsync_s)
+            hear = partial(_each, (resting.listen, labelling.listen, sinks.listen))
+            backlog = Backlog(status, publish)
             async with (
-                _open_sinks(config.sinks, _run_of(choice, recording), streams, choice) as sinks,
-                _repeating(progress.syncing(recording.sync), config.recording.fsync_s),
-                _repeating(recording.tend, TEND_S, recording.leave_off),
+                sinks.running(config.sinks),
+                _repeating(progress.syncing(recording.sync), sync_s),
+                _repeating(recording.tend, lambda: TEND_S, recording.leave_off),
+                pausing.kept(),
+                reloading.on_signal(),
                 control.listening(Path(config.control.socket)),
-                _opening(config, choice, streams, partial(_each, listeners), stop) as opening,
+                _opening(config, status, streams, hear, stop, backlog) as opening,
                 kept_informed(opening, stop, status.in_words, progress.made),
                 contextlib.aclosing(merged(sources, stop, progress.arrived)) as arrivals,
             ):
                 _log.info("bundle %s, recording to %s", choice.bundle.manifest.name, recording.path)
-                publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
-                marking.publish = partial(_put, sinks=sinks)
-                listeners += [sink.sink.listen for sink in sinks if isinstance(sink.sink, Listens)]
-                backlog: list[Arrival] = []
                 async for arrival in arrivals:
-                    recording.keep(arrival)
-                    control.tap(arrival)
-                    resting.tap(arrival)
-                    labelling.tap(arrival)
-                    backlog.append(arrival)
-                    if opening.done() and not stop.is_set():
-                        publish(_classified(backlog, _adopted(opening.result(), status)))
+                    if pausing.admits(arrival):
+                        taping.keep(arrival)
+                        control.tap(arrival)
+                        resting.tap(arrival)
+                        labelling.tap(arrival)
+                        backlog.append(arrival)
+                        if not stop.is_set():
+                            backlog.catch_up()
                     progress.done()
-                session = _adopted(await opening, status)
-                publish(_classified(backlog, session))
+                session = await opening
+                backlog.catch_up()
                 publish(session.flush())
     _report(session)
     return session.stats
@@ -100,7 +119,7 @@ async def run(
 
 def _choose(models: Models, config: Config) -> Choice:
     """The bundle to begin with; why not the calibrated one is said once."""
-    choice = models.choose(_profile(config))
+    choice = models.choose(profile_of(config))
     if choice.calibration.reason is not None:
         _log.warning("cold start: %s", choice.calibration.reason)
     if choice.labels.reason is not None:
@@ -114,8 +133,18 @@ def _policy(config: RecordingConfig) -> Policy:
     return Policy(config.segment_s, config.compress, *bounds, recipients)
 
 
-def _profile(config: Config) -> Path | None:
-    return None if config.person.profile is None else Path(config.person.profile)
+def _orders(
+    taping: Taping, pausing: Pausing, switching: Switching, reloading: Reloading
+) -> dict[str, Callable[[dict[str, Any]], Answers]]:
+    """What control carries out whole, by the name of the request."""
+    return {
+        "recording": taping.answers,
+        "pause": pausing.answer_pause,
+        "resume": pausing.answer_resume,
+        "bundle": switching.answers,
+        "reload": reloading.answers,
+        "log-level": log_level.answers,
+    }
 
 
 def _change_over(status: Status, choice: Choice, classifier: Classifies) -> None:
@@ -126,20 +155,46 @@ def _change_over(status: Status, choice: Choice, classifier: Classifies) -> None
         _log.info("calibrated: bundle %s", choice.bundle.manifest.name)
 
 
+class Backlog:
+    """What has come and was not looked at, because the session is still being opened; in order."""
+
+    def __init__(self, status: Status, publish: Callable[[Iterable[Prediction]], None]) -> None:
+        self._status = status
+        self._publish = publish
+        self._arrivals: list[Arrival] = []
+
+    def append(self, arrival: Arrival) -> None:
+        """Add one."""
+        self._arrivals.append(arrival)
+
+    def catch_up(self) -> None:
+        """Publish what the session, where it is open, says of all."""
+        if (session := self._status.session) is not None:
+            arrivals, self._arrivals = self._arrivals, []
+            for arrival in arrivals:
+                self._publish(session.push(arrival))
+
+
 @contextlib.asynccontextmanager
 async def _opening(
-    config: Config, choice: Choice, streams: Mapping[str, StreamInfo], listener: Listener, stop: asyncio.Event
+    config: Config,
+    status: Status,
+    streams: Mapping[str, StreamInfo],
+    listener: Listener,
+    stop: asyncio.Event,
+    backlog: Backlog,
 ) -> AsyncIterator[asyncio.Task[Session]]:
-    """The session, opened in a thread; a failure stops the daemon.
+    """The session, opened in a thread, and what has come meanwhile given to it; a failure stops the daemon.
 
     Loading scipy and the TFLite runtime takes seconds on a small machine: meanwhile the sensors are connected to and
     recorded already, so that a daemon that was killed loses little.
     """
 
+    choice, inference = status.choice, config.inference
+
     def open_() -> Session:
         from device.session import open_session
 
-        inference = config.inference
         return open_session(
             choice.bundle,
             streams,
@@ -149,31 +204,23 @@ async def _opening(
             listener=listener,
         )
 
+    async def adopt() -> Session:
+        session = await asyncio.to_thread(open_)
+        session.learn(status.choice.shots)  # as they are by now
+        status.session = session
+        backlog.catch_up()
+        return session
+
     def opened(task: asyncio.Task[Session]) -> None:
         if not task.cancelled() and task.exception() is not None:
             stop.set()
 
-    task = asyncio.create_task(asyncio.to_thread(open_), name="session")
+    task = asyncio.create_task(adopt(), name="session")
     task.add_done_callback(opened)
     try:
         yield task
     finally:
         await asyncio.wait({task})
-
-
-def _adopted(session: Session, status: Status) -> Session:
-    """The session, once it is open, with the wearer's labels as they are by then."""
-    if status.session is None:
-        session.learn(status.choice.shots)
-        status.session = session
-    return session
-
-
-def _classified(backlog: list[Arrival], session: Session) -> Iterator[Prediction]:
-    """Of all that has come and not been looked at, in order."""
-    for arrival in backlog:
-        yield from session.push(arrival)
-    backlog.clear()
 
 
 def _each(listeners: Iterable[Listener], item: Chunk | Window) -> None:
@@ -212,19 +259,12 @@ def _agent(address: str) -> contextlib.AbstractAsyncContextManager[None]:
     return pairing_agent(address, _Nobody())
 
 
-def _publish(
-    predictions: Iterable[Prediction], sinks: Iterable[QueuedSink], status: Status, labelling: Labelling
-) -> None:
+def _publish(predictions: Iterable[Prediction], sinks: Sinks, status: Status, labelling: Labelling) -> None:
     for prediction in predictions:
         labelling.note(prediction)
         if status.note(prediction):
             _log.info("predicting from %s", status.rests_on)
-        _put(prediction, sinks)
-
-
-def _put(item: Item, sinks: Iterable[QueuedSink]) -> None:
-    for sink in sinks:
-        sink.put(item)
+        sinks.put(prediction)
 
 
 def _run_of(choice: Choice, recording: RecordingWriter) -> Run:
@@ -289,53 +329,8 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_sinks(
-    config: SinksConfig, run: Run, streams: Mapping[str, StreamInfo], choice: Choice
-) -> AsyncIterator[list[QueuedSink]]:
-    """The configured sinks, each with its queue and task; at the end each gets a while to finish."""
-    sinks = []
-    if config.jsonl is not None:
-        sinks.append(QueuedSink(JsonlSink(Path(config.jsonl.path)), config.jsonl.queue))
-    if config.sqlite is not None:
-        sinks.append(QueuedSink(SqliteSink(Path(config.sqlite.path), run), config.sqlite.queue))
-    if config.mqtt is not None:
-        sinks.append(QueuedSink(_mqtt(config.mqtt, run, streams), config.mqtt.queue))
-    if config.lsl is not None:
-        sinks.append(QueuedSink(_lsl(config.lsl, streams, choice), config.lsl.queue))
-    tasks = [asyncio.create_task(sink.run(), name=f"sink {sink.sink.name}") for sink in sinks]
-    try:
-        yield sinks
-    finally:
-        await asyncio.gather(*(sink.close(task) for sink, task in zip(sinks, tasks, strict=True)))
-        for sink in sinks:
-            _log.info(
-                "sink %s: %d published, %d dropped, %d failed",
-                sink.sink.name,
-                sink.published,
-                sink.dropped,
-                sink.failed,
-            )
-
-
-def _mqtt(config: MqttConfig, run: Run, streams: Mapping[str, StreamInfo]) -> Sink:
-    """Raises SinkError where the client's package is not there."""
-    try:
-        from device.sinks.mqtt import MqttSink
-    except ImportError as error:
-        raise SinkError("mqtt", f"a package is not here ({error.name})", "pip install 'affectd[mqtt]'") from error
-    return MqttSink(config, run, streams)
-
-
-def _lsl(config: LslConfig, streams: Mapping[str, StreamInfo], choice: Choice) -> Sink:
-    """numpy comes with it."""
-    from device.sinks.lsl import LslSink
-
-    return LslSink(config, streams, choice.bundle.manifest.labels, config.device or device_id())
-
-
-@contextlib.asynccontextmanager
 async def _repeating(
-    action: Callable[[], None], period_s: float, leave_off: Callable[[], None] = lambda: None
+    action: Callable[[], None], period_s: Callable[[], float], leave_off: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
     """Meanwhile call something slow every so often, outside the event loop; ``leave_off`` ends one that runs."""
 
@@ -344,7 +339,7 @@ async def _repeating(
     async def repeat() -> None:
         while not done.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(done.wait(), period_s)
+                await asyncio.wait_for(done.wait(), period_s())
             try:
                 await asyncio.to_thread(action)
             except OSError as error:

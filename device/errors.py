@@ -10,8 +10,10 @@ DeviceError
 |   +-- KeyFileError      a file of keys; place is a line number
 |   +-- ProfileError      a person's profile; place is the name of a key
 |   +-- ControlError      the socket that the daemon listens at
+|   +-- StateError        a file of what outlives a restart
 +-- BaselineError         a rest that gives no baseline; carries place (a modality, or empty), reason, remedy
 +-- LabelError            a window that cannot be labelled, or no label to take back; carries reason, remedy
++-- RequestError          a running daemon cannot do what it is asked; carries reason, remedy
 +-- EventError            what cannot be marked; carries reason, remedy
 +-- InferenceError        the network cannot be run; carries reason, remedy
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
@@ -79,6 +81,10 @@ class ControlError(FileError):
     """A socket that the daemon cannot listen at."""
 
 
+class StateError(FileError):
+    """A file of what outlives a restart that cannot be used."""
+
+
 class BaselineError(DeviceError):
     """A rest that gives no baseline."""
 
@@ -97,6 +103,15 @@ class LabelError(DeviceError):
         self.reason = reason
         self.remedy = remedy
         super().__init__(_one_line("label", f"{reason}; {remedy}"))
+
+
+class RequestError(DeviceError):
+    """A running daemon cannot do what it is asked."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(_one_line(f"{reason}; {remedy}"))
 
 
 class EventError(DeviceError):

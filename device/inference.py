@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device.bundle import MODEL, Bundle, TensorSpec, mask_name, stored_range
+from device.durations import Durations
 from device.errors import BundleError, InferenceError
 from device.pipeline.feature_input import feature_input
 from device.pipeline.model_input import Baseline, ModelInput, model_input
@@ -62,6 +63,9 @@ class Prediction:
     """Per modality with any: its quality's problems, why it is missing, or ``out_of_range``."""
     distance: float | None = None
     """From the nearest class of known windows, 1 for a usual one; None where the network has no such space."""
+    bundle: str = ""
+    """Name of the bundle that made it."""
+    bundle_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, ready for any JSON encoder."""
@@ -99,6 +103,7 @@ class Classifier:
         self._interpreter = _load(bundle, self.runtime, interpreter_type, threads)
         self._index = _tensor_indices(bundle, self._interpreter)
         inputs, reads = bundle.manifest.inputs, bundle.manifest.modalities
+        self.durations = Durations()
         self._absent = {m: quantize(np.zeros(inputs[m].shape, np.float32), inputs[m]) for m in reads}
 
     def logits(self, arrays: Mapping[str, Float32]) -> Float32:
@@ -124,7 +129,8 @@ class Classifier:
         mask = np.array([[m in arrays for m in MODALITIES]], np.float32)
         self._interpreter.set_tensor(self._index["mask"], quantize(mask, manifest.inputs["mask"]))
         try:
-            self._interpreter.invoke()
+            with self.durations.measured():
+                self._interpreter.invoke()
         except RuntimeError as error:
             raise InferenceError(f"{self.bundle.path}: the network stopped: {error}", "try another runtime") from error
         embedding = None if manifest.embedding is None else self._read("embedding", manifest.embedding)
@@ -229,6 +235,8 @@ class Classifier:
             sqi={m: float(quality.sqi) for m, quality in window.quality.items()},
             problems={m: tuple(problems[m]) for m in MODALITIES if m in problems},
             distance=None if answer is None else answer.distance,
+            bundle=manifest.name,
+            bundle_sha256=self.bundle.sha256,
         )
 
     def _check(self, arrays: Mapping[str, Float32]) -> None:

@@ -22,20 +22,28 @@ ERROR = 3
 """Syslog's priority of an error."""
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, ERROR), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG = 7
-_CHATTY = ("bleak", "dbus_fast", "bleak_retry_connector")
+CHATTY = ("bleak", "dbus_fast", "bleak_retry_connector")
+"""Libraries that say more than anybody can read below ``info``."""
 _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """What journald asks of a file in memory: nobody may change it any more."""
 
 
-def begin_logging(level: int, stream: TextIO, environ: Mapping[str, str] = os.environ, journal: Path = JOURNAL) -> None:
+def begin_logging(level: str, stream: TextIO, environ: Mapping[str, str] = os.environ, journal: Path = JOURNAL) -> None:
     """Log to the journal where ``stream`` leads there, else in lines to ``stream``."""
     if under_journal(stream, environ) and journal.exists():
         handler: logging.Handler = JournalHandler(journal)
     else:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    for chatty in _CHATTY:
+    logging.basicConfig(handlers=[handler])
+    set_level(level)
+
+
+def set_level(name: str) -> None:
+    """Log from this level on, e.g. "info"; raises KeyError for a word that is none."""
+    level = logging.getLevelNamesMapping()[name.upper()]
+    logging.getLogger().setLevel(level)
+    for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(max(level, logging.INFO))
 
 

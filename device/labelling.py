@@ -127,6 +127,13 @@ class Labelling:
         self._given: list[tuple[float, Example]] = []
         """Start of each window labelled in this run: none of another run can overlap them."""
 
+    def use(self, path: Path | None, *, forget: bool) -> None:
+        """Labels go into this file from now on; ``forget`` where the session goes on with other windows."""
+        self._path = path
+        if forget:
+            self._coming.clear()
+            self._newest = self._lived = None
+
     def tap(self, arrival: Arrival) -> None:
         """Take the time from an arrival."""
         self._ahead_s = arrival.host_ns / 1e9 - self._clock()

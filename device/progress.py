@@ -13,14 +13,14 @@ DISK_S = 60.0
 
 
 class Progress:
-    """Counts what comes and what is done; ``sync_every_s`` is how often the disk is asked to sync.
+    """Counts what comes and what is done; ``sync_every_s`` tells how often the disk is asked to sync.
 
     Silence is no lack of progress: with nothing to do nothing is behind.
     """
 
-    def __init__(self, sync_every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sync_every_s: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sync_s = sync_every_s + DISK_S
+        self._sync_every_s = sync_every_s
         self._synced = clock()
         self._arrived = self._done = self._mark = 0
 
@@ -48,7 +48,7 @@ class Progress:
 
         Who works slowly falls behind by the time between two answers at most; who is stuck never gets there.
         """
-        if self._done < self._mark or self._clock() - self._synced > self._sync_s:
+        if self._done < self._mark or self._clock() - self._synced > self._sync_every_s() + DISK_S:
             return False
         self._mark = self._arrived
         return True

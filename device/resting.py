@@ -130,6 +130,17 @@ class Resting:
         self._now: float | None = None
         self._windows: asyncio.Queue[Window] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a rest is being recorded."""
+        return self._windows is not None
+
+    def use(self, config: Config, models: Models, choice: Choice) -> None:
+        """From now on rests are for these models; only while none is being recorded."""
+        self._config = config
+        self._models = models
+        self._spec = choice.bundle.manifest.spec
+
     def tap(self, arrival: Arrival) -> None:
         """Take the time from an arrival."""
         self._now = arrival.host_ns / 1e9
@@ -162,7 +173,7 @@ class Resting:
 
     def _recorder(self, asked: BaselineRequest) -> BaselineRecorder:
         """For a rest that begins now; all that can be known to be in its way is said before anybody sits still."""
-        if self._windows is not None:
+        if self.busy:
             raise BaselineError("", "another one is being recorded", "wait until it is over")
         check_worn(asked.modalities, self._attached)
         if asked.keep:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from device.bundle import Bundle, check_streams
-from device.errors import BundleError
+from device.calibration import check_baseline
 from device.inference import Classifier, Float32, Prediction
 from device.notification import Arrival, Event, LinkChange, Notification, Unrecorded
 from device.pipeline.assemble import Assembler, StreamStats
@@ -81,13 +81,13 @@ class Session:
         listener: Listener | None = None,
         shots: Shots | None = None,
     ) -> None:
-        check_streams(spec, streams.values())
+        self.streams = dict(streams)
+        self._pipeline = self._pipeline_of(spec)
         self.use(classifier, baseline, shots)
         self._listener = listener or (lambda _: None)
         self._codecs = {name: codec(info.protocol) for name, info in streams.items()}
         self._decoders = {name: it.decoder() for name, it in self._codecs.items()}
         self._assemblers = {name: Assembler(info) for name, info in streams.items()}
-        self._pipeline = Pipeline(spec, {info.modality: info.sfreq for info in streams.values()})
         self.stats = {name: Counts(assembly=part.stats) for name, part in self._assemblers.items()}
 
     def push(self, arrival: Arrival) -> list[Prediction]:
@@ -121,9 +121,27 @@ class Session:
 
     def use(self, classifier: Classifies, baseline: Baseline | None, shots: Shots | None = None) -> None:
         """Go on with another network on the same windows (of an equal ``device.profile.fingerprint``); none is lost."""
-        self._classifier = classifier
+        self.classifier = classifier
         self._baseline = baseline
         self._shots = shots
+
+    def go_over(
+        self, spec: SignalSpec, classifier: Classifies, baseline: Baseline | None, shots: Shots | None = None
+    ) -> list[Prediction]:
+        """Go on with a network on other windows; those begun are given out as at the end, the new ones warm up.
+
+        Decoders and fitted clocks go on. Raises BundleError or SpecError for a spec that the streams cannot serve, and
+        then nothing has changed.
+        """
+        pipeline = self._pipeline_of(spec)
+        predictions = self.flush()
+        self._pipeline = pipeline
+        self.use(classifier, baseline, shots)
+        return predictions
+
+    def _pipeline_of(self, spec: SignalSpec) -> Pipeline:
+        check_streams(spec, self.streams.values())
+        return Pipeline(spec, {info.modality: info.sfreq for info in self.streams.values()})
 
     def learn(self, shots: Shots | None) -> None:
         """Go on with other labelled windows of the wearer's, from the next window on."""
@@ -131,7 +149,7 @@ class Session:
 
     def embeddings(self, window: Window) -> dict[str, Float32]:
         """Where one of its windows lies in the network's space, by mask, with the wearer's baseline."""
-        return self._classifier.embeddings(window, self._baseline)
+        return self.classifier.embeddings(window, self._baseline)
 
     def flush(self) -> list[Prediction]:
         """At the end: predictions for the windows some modality still covers."""
@@ -141,7 +159,7 @@ class Session:
         predictions = []
         for window in windows:
             self._listener(window)
-            predictions.append(self._classifier.classify(window, self._baseline, self._shots))
+            predictions.append(self.classifier.classify(window, self._baseline, self._shots))
         return predictions
 
 
@@ -157,9 +175,7 @@ def open_session(
 ) -> Session:
     """Session on a bundle's network; raises BundleError or InferenceError where it cannot run with these streams."""
     check_streams(bundle.manifest.spec, streams.values(), bundle.path, bundle.manifest.modalities)
-    if bundle.manifest.spec.needs_baseline and baseline is None:
-        remedy = "record one (`affectd baseline --recording`), or use a bundle that works without"
-        raise BundleError(bundle.path, "spec", "needs the wearer's resting baseline, and there is none", remedy)
+    check_baseline(bundle, baseline)
     return Session(Classifier(bundle, runtime, threads), bundle.manifest.spec, streams, baseline, listener, shots)
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from device.health import lost_share, notes
+
 _STYLE = {"streaming": "green", "refused": "red", "silent": "yellow", "waiting": "yellow", "paused": "cyan"}
 
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -33,6 +35,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
             console.print(Text(f"{sensor['name']}: {reason}", style=_STYLE.get(sensor["link"]["state"], "")))
     if any(sensor["stream"] is None for sensor in status["sensors"]):
         console.print("the network is still loading; what comes is recorded already")
+    for note in notes(status):
+        console.print(Text(note, style="cyan"))
     rests_on = status["rests_on"] or "nothing yet"
     console.print(Text(f"{status['predictions']} predictions, now from {rests_on}"))
     console.print(Text(newest(status["prediction"])))
@@ -78,8 +82,7 @@ def _sensors(sensors: list[dict[str, Any]]) -> Table:
         state = Text(link["state"], style=_STYLE.get(link["state"], ""))
         cells = [_span(link["since_s"]), str(link["connections"])]
         if stream is not None:
-            share = stream["lost_samples"] / max(1, stream["lost_samples"] + stream["samples"])
-            cells += [f"{stream['sfreq']:.2f}", f"{share:.1%}", str(stream["gaps"]), str(stream["bad"])]
+            cells += [f"{stream['sfreq']:.2f}", f"{lost_share(stream):.1%}", str(stream["gaps"]), str(stream["bad"])]
             cells += ["" if link["battery"] is None else f"{link['battery']} %"]
         table.add_row(Text(f"{sensor['name']} ({sensor['role']})"), state, *cells)
     return table

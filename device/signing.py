@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,9 @@ def trusted_keys(path: Path) -> dict[str, str]:
     """Public key (base64) -> name, of a file like ``authorized_keys``; raises KeyFileError that names the line."""
     _need_library()
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            reason = "anybody may write to it, and so be trusted"
+            raise KeyFileError(path, "", reason, f"`chmod o-w {path}`, and look at what is in it")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from device.calibration import Choice
-from device.inference import Prediction
+from device.durations import BOUNDS_S
+from device.inference import Classifier, Prediction
+from device.machine import machine
+from device.pausing import Pausing
 from device.recording import RecordingWriter
 from device.segment import affectd_version
+from device.sinks.configured import Sinks
 from device.sources.ble import BleSource
+from device.taping import Taping
 
 if TYPE_CHECKING:
     from device.session import Counts, Session
@@ -27,23 +33,44 @@ if TYPE_CHECKING:
 class Status:
     """Looks at the daemon's parts, and remembers the newest prediction."""
 
-    def __init__(self, choice: Choice, recording: RecordingWriter, links: Sequence[BleSource]) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        recording: RecordingWriter,
+        links: Sequence[BleSource],
+        *,
+        sinks: Sinks,
+        taping: Taping,
+        pausing: Pausing,
+    ) -> None:
         self.session: Session | None = None
         """None while it is being opened."""
         self.choice = choice
         """What predictions are made with; changes where a baseline is recorded or a window labelled meanwhile."""
         self._recording = recording
         self._links = links
+        self._sinks = sinks
+        self._taping = taping
+        self._pausing = pausing
         self._begun_ns = time.monotonic_ns()
         self._predictions = 0
+        self._abstentions: Counter[str] = Counter()
+        self._predicted_ns: int | None = None
+        self._lag_s: float | None = None
         self._latest: Prediction | None = None
         self.rests_on = ""
         """What predictions rest on at present, for people; empty before the first."""
 
     def note(self, prediction: Prediction) -> bool:
         """Take the newest prediction; whether what predictions rest on has changed."""
+        now_ns = time.monotonic_ns()
         self._predictions += 1
         self._latest = prediction
+        self._lag_s = round(now_ns / 1e9 - prediction.stop, 3)
+        if prediction.abstained is None:
+            self._predicted_ns = now_ns
+        else:
+            self._abstentions[prediction.abstained] += 1
         reason = f": {prediction.abstained}" if prediction.abstained else ""
         before, self.rests_on = self.rests_on, ("+".join(prediction.modalities) or "nothing") + reason
         return before != self.rests_on
@@ -64,13 +91,29 @@ class Status:
             "bundle": self.choice.bundle.manifest.name,
             "calibration": asdict(self.choice.calibration),
             "shots": asdict(self.choice.labels),
-            "recording": self._recording.to_json(),
+            "bundle_sha256": self.choice.bundle.sha256,
+            "recording": self._recording.to_json() | {"on": self._taping.on, "left_out": self._taping.left_out},
+            "paused": self._pausing.to_json(),
+            "held_back": self._pausing.held_back,
             "sensors": [self._sensor(source) for source in self._links],
+            "sinks": self._sinks.to_json(),
             "predictions": self._predictions,
+            "abstentions": dict(self._abstentions),
+            "predicted_s": None if self._predicted_ns is None else self._ago(self._predicted_ns),
+            "lag_s": self._lag_s,
+            "inference": self._inference(),
             "rests_on": self.rests_on,
             "prediction": None if self._latest is None else self._latest.to_json(),
             "tasks": len(asyncio.all_tasks()),
+            "machine": machine(self._recording.path.parent),
         }
+
+    def _inference(self) -> dict[str, Any] | None:
+        """How long the network takes; None while it loads."""
+        if self.session is None or not isinstance(self.session.classifier, Classifier):
+            return None
+        classifier = self.session.classifier
+        return {"runtime": classifier.runtime, "bounds_s": BOUNDS_S, **asdict(classifier.durations)}
 
     def _sensor(self, source: BleSource) -> dict[str, Any]:
         link = asdict(source.link)
@@ -78,7 +121,11 @@ class Status:
             moment = link.pop(f"{key}_ns")
             link[f"{key}_s"] = self._ago(moment) if moment else None
         sensor: dict[str, Any] = msgspec.to_builtins(source.sensor)
-        return sensor | {"link": link, "stream": _stream(self.session.stats[source.name]) if self.session else None}
+        stream = None
+        if self.session is not None:
+            nominal = {"sfreq_nominal": self.session.streams[source.name].sfreq}
+            stream = _stream(self.session.stats[source.name]) | nominal
+        return sensor | {"link": link, "stream": stream}
 
     def _ago(self, moment_ns: int) -> float:
         return round((time.monotonic_ns() - moment_ns) / 1e9, 3)

@@ -6,7 +6,10 @@ lends the radio (and, with an address, the sensor, which the daemon lets go) unt
 records a rest, says how it goes and at last what came of it, and ends with the connection;
 ``{"do": "label", "label": L}`` makes the newest window an example of L, ``"undo": true`` takes the newest example back
 (with a label that label's), ``"forget": true`` all of them, neither of the three changes nothing: one answer, whose
-``labels`` says what was changed and what there is; ``{"do": "mark", "description": TEXT}`` records an event. Every
+``labels`` says what was changed and what there is; ``{"do": "mark", "description": TEXT}`` records an event. Carried
+out whole, even where nobody waits for the one answer any more, are ``{"do": "pause", "for_s": S}`` (null: until
+``{"do": "resume"}``), ``{"do": "recording", "on": false}``, ``{"do": "bundle", "path": P}``, ``{"do": "reload"}`` and
+``{"do": "log-level", "level": L}``. Every
 answer has ``ok``; where false, ``error`` and ``remedy`` say more.
 """
 
@@ -56,7 +59,9 @@ def listened_at(path: Path) -> bool:
 
 
 @asynccontextmanager
-async def ask(path: Path, request: dict[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+async def ask(
+    path: Path, request: dict[str, Any], *, answer_s: float = ANSWER_S
+) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
     """Answers to one request, the first already known to be ``ok``; raises DaemonError.
 
     The request holds while inside. ConnectionRefusedError inside a DaemonError's cause: nobody listens, a dead socket.
@@ -68,15 +73,22 @@ async def ask(path: Path, request: dict[str, Any]) -> AsyncIterator[AsyncIterato
         raise _unreachable(path, error) from error
     try:
         writer.write(json.dumps(request).encode() + b"\n")
-        async with asyncio.timeout(ANSWER_S):
-            first = _answer(path, await reader.readline())
+        first = await _first(path, reader, answer_s)
         yield _answers(path, first, reader)
     except TimeoutError as error:
-        raise DaemonError(path, f"no answer within {ANSWER_S:g} s", "see its log: `journalctl -u affectd`") from error
+        raise DaemonError(path, f"no answer within {answer_s:g} s", "see its log: `journalctl -u affectd`") from error
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+async def _first(path: Path, reader: asyncio.StreamReader, limit_s: float) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(limit_s):
+            return _answer(path, await reader.readline())
+    except ConnectionError as error:
+        raise _unreachable(path, error) from error
 
 
 async def status(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scripted_radio import BATTERY, Peripheral, Script, ScriptedCentral, Scripte
 from virtual_time import run_virtual
 
 from device.notification import Arrival, LinkChange, Notification
-from device.sources.ble import CONNECT_S, LEAVE_S, SUSPECT, BleSource
+from device.sources.ble import CONNECT_S, LEAVE_S, LENT, SUSPECT, BleSource
 from device.sources.ble_radio import Radio
 from device.sources.ble_session import UNREADABLE
 from device.sources.ladder import REFUSED_S, Rung
@@ -538,14 +538,16 @@ def test_a_tool_can_borrow_the_sensor() -> None:
     run_virtual(scenario())
 
 
-def test_a_sensor_lent_before_the_daemon_runs_stays_with_the_tool() -> None:
+@pytest.mark.parametrize("why", [LENT, "paused for privacy"])
+def test_a_sensor_that_is_let_go_of_before_the_daemon_runs_stays_so(why: str) -> None:
     async def scenario() -> None:
         strap = chest(FOR_EVER)
         scene = Scene(chest=strap)
-        await scene.sources["chest"].pause()
+        await scene.sources["chest"].pause(why)
         async with scene:
             await asyncio.sleep(100)
             assert (strap.attempts_s, scene.states()) == ([], ["paused"])
+            assert scene.sources["chest"].link.reason == why
             await scene.sources["chest"].resume()
             await scene.data(1)
 

@@ -434,8 +434,10 @@ def test_prediction_is_plain_json(bundle: Bundle, sqi: dict[str, float]) -> None
     assert json.loads(json.dumps(tree)) == tree
     assert msgspec.json.decode(msgspec.json.encode(tree)) == tree
     assert set(tree) == {
-        "index", "start", "stop", "label", "probabilities", "modalities", "abstained", "sqi", "problems", "distance"
+        "index", "start", "stop", "label", "probabilities", "modalities", "abstained", "sqi", "problems", "distance",
+        "bundle", "bundle_sha256",
     }  # fmt: skip
+    assert (tree["bundle"], tree["bundle_sha256"]) == ("tiny", bundle.sha256)
 
 
 @runtimes

@@ -159,7 +159,7 @@ def test_a_service_logs_to_the_journal_and_everybody_else_to_stderr(
         opened = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{opened.st_dev}:{opened.st_ino}"} if service else {}
         try:
-            begin_logging(logging.WARNING, stream, environ, journald.path)
+            begin_logging("warning", stream, environ, journald.path)
             logging.getLogger("device.daemon").info("below the level")
             logging.getLogger("device.daemon").warning("said")
         finally:

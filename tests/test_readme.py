@@ -23,6 +23,8 @@ NOT_RUN_HERE = {
     "affectd baseline --person Ada": "needs a running daemon; tests/test_calibration.py",
     "affectd web": "serves until it is stopped; tests/test_web.py",
     "affectd label stress": "needs a running daemon; tests/test_labelling.py",
+    "affectd pause --for 1h": "needs a running daemon; tests/test_operations.py",
+    "affectd health": "needs a running daemon; tests/test_pausing.py",
     'affectd mark "stroop start"': "needs a running daemon; tests/test_daemon.py",
     "affectd replay /var/lib/affectd/recordings/r000012-*": "needs a recording; tests/test_cli.py",
     "AFFECTD_REFERENCE_DATA=... train/runs/default.sh": "minutes of training; each step has its own tests",

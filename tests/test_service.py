@@ -93,7 +93,7 @@ class Clock:
 
 def test_silence_is_progress_for_hours() -> None:
     clock = Clock()
-    progress = Progress(5.0, clock)
+    progress = Progress(lambda: 5.0, clock)
     sync = progress.syncing(lambda: None)
     for _ in range(3600):
         clock.now += 5
@@ -102,7 +102,7 @@ def test_silence_is_progress_for_hours() -> None:
 
 
 def test_what_has_come_must_be_done_before_the_next_answer_but_one() -> None:
-    progress = Progress(5.0, Clock())
+    progress = Progress(lambda: 5.0, Clock())
     progress.arrived()
     assert progress.made()  # it has only just come
     assert not progress.made()
@@ -116,7 +116,7 @@ def test_what_has_come_must_be_done_before_the_next_answer_but_one() -> None:
 
 def test_one_who_lags_gets_on_and_one_who_falls_behind_for_ever_does_not() -> None:
     """Looked at each 15 s: 10 arrivals a second, worked through 40 s late; then none at all."""
-    progress = Progress(5.0, Clock())
+    progress = Progress(lambda: 5.0, Clock())
     made = []
     for second in range(600):
         for _ in range(10):
@@ -146,7 +146,7 @@ def test_what_waits_for_a_slow_consumer_has_arrived() -> None:
 @pytest.mark.parametrize("stuck", [True, False])
 def test_a_disk_that_does_not_answer_is_no_progress(stuck: bool) -> None:
     clock = Clock()
-    progress = Progress(5.0, clock)
+    progress = Progress(lambda: 5.0, clock)
 
     def refuse() -> None:
         raise OSError(5, "Input/output error")
@@ -215,7 +215,7 @@ async def a_life(manager: Manager, progress: Progress, stuck_s: float, *, fails:
 
 
 def test_a_service_says_what_becomes_of_it(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
-    heard = run_virtual(a_life(manager, Progress(1e6), stuck_s=0))
+    heard = run_virtual(a_life(manager, Progress(lambda: 1e6), stuck_s=0))
     assert [line for line in heard if line != "WATCHDOG=1"] == [
         *("STATUS=chest searching", "READY=1", "STATUS=chest streaming", "STOPPING=1")
     ]
@@ -225,7 +225,7 @@ def test_a_service_says_what_becomes_of_it(manager: Manager, caplog: pytest.LogC
 
 
 def test_a_stuck_session_is_not_fed_and_this_is_said_once(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
-    heard = run_virtual(a_life(manager, Progress(1e6), stuck_s=300))
+    heard = run_virtual(a_life(manager, Progress(lambda: 1e6), stuck_s=300))
     assert heard.count("WATCHDOG=1") == 200 // 15 + 2  # one more: it had only just come
     assert [r.message for r in caplog.records] == [
         "no progress: what the sensors sent is not worked through, or the disk does not answer"
@@ -233,7 +233,7 @@ def test_a_stuck_session_is_not_fed_and_this_is_said_once(manager: Manager, capl
 
 
 def test_a_start_that_fails_is_never_ready(manager: Manager) -> None:
-    heard = run_virtual(a_life(manager, Progress(1e6), stuck_s=0, fails=True))
+    heard = run_virtual(a_life(manager, Progress(lambda: 1e6), stuck_s=0, fails=True))
     assert "READY=1" not in heard and "STOPPING=1" in heard
 
 

@@ -18,12 +18,14 @@ BASE: dict[str, Any] = {
     "recording": {
         "path": "/r.affrec",
         "records": 12,
+        "on": True,
         "unrecorded": 0,
         "segments": 3,
         "bytes": 1_234_567,
         "oldest": "o.affrec",
         "free_bytes": 70 * 10**9,
     },
+    "paused": None,
     "predictions": 4,
     "rests_on": "ecg",
     "prediction": {"label": "rest", "probabilities": {"rest": 0.8, "stress": 0.2}, "modalities": ["ecg"]},
@@ -59,6 +61,11 @@ def test_the_recording_tells_its_size_and_what_is_missing() -> None:
     ]
     text = shown(sensors=[], recording=BASE["recording"] | {"unrecorded": 7, "bytes": 999})
     assert "7 records could not be recorded; the log says why" in text and "1.0 kB" in text
+
+
+def test_a_pause_and_a_recording_that_is_off_are_said() -> None:
+    text = shown(sensors=[], paused={"until": None}, recording=BASE["recording"] | {"on": False})
+    assert "paused for privacy" in text and "raw data is not recorded" in text
 
 
 def test_a_link_in_trouble_says_why_below_the_table() -> None:

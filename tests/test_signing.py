@@ -177,3 +177,13 @@ def test_a_line_that_is_no_key_is_named(tmp_path: Path, text: str, words: str) -
         trusted_keys(tmp_path / "trusted")
     with pytest.raises(KeyFileError, match="cannot be read"):
         trusted_keys(tmp_path / "none")
+
+
+def test_a_file_of_keys_that_anybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trusted"
+    path.write_text("")
+    path.chmod(0o666)
+    with pytest.raises(KeyFileError, match="anybody may write to it, and so be trusted; `chmod o-w"):
+        trusted_keys(path)
+    path.chmod(0o664)
+    assert trusted_keys(path) == {}

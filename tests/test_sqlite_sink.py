@@ -24,10 +24,10 @@ from device.marking import LONGEST, Marking, event_of
 from device.notification import Event
 from device.sinks.sqlite import SCHEMA_VERSION, Run, SqliteSink
 
-RUN = Run(5_000_000_000, 1_700_000_000_000_000_000, "tiny", "ab12", "x.affrec", "0.1.0")
+RUN = Run(5_000_000_000, 1_700_000_000_000_000_000, "tiny", "ab12" * 16, "x.affrec", "0.1.0")
 SURE = Prediction(
     3, 10.0, 70.0, "stress", {"rest": 0.2, "stress": 0.8}, ("ecg", "eda"), None, {"ecg": 0.9, "eda": 1.0},
-    {"ecg": ("motion",)}, 0.7,
+    {"ecg": ("motion",)}, 0.7, RUN.bundle, RUN.bundle_sha256,
 )  # fmt: skip
 UNSURE = replace(SURE, index=4, label=None, probabilities=None, modalities=(), abstained="contact", distance=None)
 WRITER = """

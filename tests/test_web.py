@@ -18,6 +18,7 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from command_line import affectd
+from test_health import WELL
 from wearer_at_rest import profile
 
 from device.baseline import Progress
@@ -25,6 +26,7 @@ from device.baseline_command import guidance, summary
 from device.control import Control
 from device.errors import BaselineError, LabelError
 from device.labelling import Change, Kept, LabelAnswer
+from device.metrics import CONTENT_TYPE, exposition
 from device.resting import Outcome
 from device.web.app import KEY_HEADER, STATIC, make_app
 
@@ -77,13 +79,18 @@ class Daemon:
         yield {"labels": msgspec.to_builtins(LabelAnswer("now", NETWORK, ("rest", "stress"), True, None, kept, change))}
 
 
-def browsed(folder: Path, talk: Callable[[TestClient[Any, Any], Daemon], Awaitable[None]]) -> None:
+def browsed(
+    folder: Path,
+    talk: Callable[[TestClient[Any, Any], Daemon], Awaitable[None]],
+    status: dict[str, Any] = STATUS,
+    metrics_key: str | None = None,
+) -> None:
     """Talk to the page of a running daemon; in the end nothing of either is left."""
 
     async def scenario() -> None:
         daemon, path = Daemon(), folder / "affectd.sock"
-        control = Control(lambda: STATUS, [], daemon.baseline, daemon.label)
-        server = TestServer(make_app(path, KEY), handler_cancellation=True)
+        control = Control(lambda: status, [], daemon.baseline, daemon.label)
+        server = TestServer(make_app(path, KEY, metrics_key), handler_cancellation=True)
         async with asyncio.timeout(20), control.listening(path), TestClient(server) as client:
             await talk(client, daemon)
 
@@ -128,6 +135,21 @@ def test_nobody_asks_without_the_key(headers: dict[str, str], tmp_path: Path) ->
         assert not daemon.rests and not daemon.labels
 
     browsed(tmp_path, talk)
+
+
+@pytest.mark.parametrize("own", [None, "s" * 32])
+def test_a_scraper_needs_a_key_too_which_opens_nothing_else(own: str | None, tmp_path: Path) -> None:
+    async def talk(client: TestClient[Any, Any], _: Daemon) -> None:
+        key = {"Authorization": f"Bearer {own or KEY}"}
+        answer = await client.get("/metrics", headers=key)
+        assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
+        assert await answer.text() == exposition(WELL)
+        wrong = ({}, ME, {"Authorization": "Bearer x"}, {"Authorization": f"Bearer {KEY if own else own}"})
+        for headers in (*wrong, {**key, "Host": "evil.example"}):
+            assert (await refusal(await client.get("/metrics", headers=headers)))[0] == 403
+        assert (await client.get("/api/status", headers=key)).status == 403
+
+    browsed(tmp_path, talk, WELL, own)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "192.168.1.7:8765"])

@@ -12,7 +12,7 @@ import logging
 import socket
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from device.inference import Prediction
 from device.notification import Event
@@ -60,6 +60,9 @@ class QueuedSink:
             raise ValueError(f"a queue of {size}")
         self.sink = sink
         self.published = self.dropped = self.failed = 0
+        self.failing = 0
+        """Failures since the last success."""
+        self.last_error = ""
         self._queue: deque[Item] = deque(maxlen=size)
         self._wake = asyncio.Event()
         self._closing = False
@@ -69,6 +72,12 @@ class QueuedSink:
         self.dropped += len(self._queue) == self._queue.maxlen
         self._queue.append(item)
         self._wake.set()
+
+    def to_json(self) -> dict[str, Any]:
+        """How it does."""
+        counts = {"published": self.published, "dropped": self.dropped, "failed": self.failed, "failing": self.failing}
+        queue = {"queued": len(self._queue), "queue": self._queue.maxlen}
+        return {"name": self.sink.name, **counts, **queue, "last_error": self.last_error or None}
 
     async def run(self) -> None:
         """Publish until ``close``; one task calls this."""
@@ -83,8 +92,11 @@ class QueuedSink:
         try:
             await self.sink.publish(item)
             self.published += 1
+            self.failing = 0
         except Exception as error:  # a sink's own trouble, whatever it is, must not end the others
             self.failed += 1
+            self.failing += 1
+            self.last_error = str(error)
             what = f"event at {item.host_ns / 1e9:.3f} s" if isinstance(item, Event) else f"prediction {item.index}"
             _log.warning("sink %s: %s: %s", self.sink.name, what, error, extra={"sink": self.sink.name})
 

@@ -1,4 +1,5 @@
-"""Predictions and events in an SQLite database: a table each, a row for each run of the daemon, a view with wall times.
+"""Predictions and events in an SQLite database: a table each, a row for each run of the daemon and each bundle that
+made predictions in it, a view with wall times.
 
 Every row is on the disk before the next one comes (WAL, synchronous FULL), so that a power cut takes at most the row
 that is being written. It knows nothing of who reads it; a reader never stops the writer, nor the other way round.
@@ -10,7 +11,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device.errors import SinkError
@@ -84,7 +85,7 @@ class SqliteSink:
             raise SinkError(str(path), f"cannot be opened: {error}", _REMEDY) from error
         try:
             self._prepare()
-            self._run = self._db.execute(_RUN, tuple(getattr(run, k) for k in Run.__slots__)).lastrowid
+            self._begin(run)
         except sqlite3.Error as error:
             self._db.close()
             remedy = "move it away, then a new one is begun, or name another file in [sinks.sqlite] path"
@@ -104,11 +105,17 @@ class SqliteSink:
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
+    def _begin(self, run: Run) -> None:
+        self._of = run
+        self._run = self._db.execute(_RUN, tuple(getattr(run, k) for k in Run.__slots__)).lastrowid
+
     def write(self, item: Item) -> None:
-        """Put one row on the disk."""
+        """Put one row on the disk; the first prediction of another bundle begins another row of its run."""
         if isinstance(item, Event):
             self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
             return
+        if item.bundle_sha256 not in ("", self._of.bundle_sha256):
+            self._begin(replace(self._of, bundle=item.bundle, bundle_sha256=item.bundle_sha256))
         probabilities = None if item.probabilities is None else json.dumps(item.probabilities)
         said = item.label, item.abstained, probabilities, "+".join(item.modalities)
         quality = json.dumps(item.sqi), json.dumps(item.problems), item.distance

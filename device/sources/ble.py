@@ -49,6 +49,7 @@ SAME_RATE = 1e-3
 SUSPECT = 3
 """Failures in a row on the way to data, of a sensor that is there and bonded, after which its bond is held for lost:
 BlueZ 5.66 and 5.82 show a missing key as a link that ends at once, and say nothing more (tests/e2e)."""
+LENT = "lent to a tool"
 _BARREN = frozenset({RadioFault.LINK, RadioFault.TIMEOUT, RadioFault.GATT})
 _NO_SIGN = frozenset({RadioFault.NO_BLUEZ, RadioFault.IN_PROGRESS, RadioFault.NO_ADAPTER})
 """Say nothing of the sensor either way: Linux 6.1 itself takes bluetoothd down where a link ends for a missing key."""
@@ -88,6 +89,7 @@ class BleSource:
         self._task: asyncio.Task[None] | None = None
         self._open = False
         self._lent = 0
+        self._why = LENT
         self._halting = asyncio.Lock()
         self._pair_next = False
         self._barren = 0
@@ -110,7 +112,7 @@ class BleSource:
         self._open = True
         try:
             if self._lent:
-                self._say("paused", "lent to a tool")
+                self._say("paused", self._why)
             else:
                 self._begin()
             while (arrival := await self._arrivals.get()) is not None:
@@ -122,13 +124,14 @@ class BleSource:
             await self._halt()
             self._say("ended")
 
-    async def pause(self) -> None:
-        """Let go of the sensor for a tool; returns once it is free. Every pause needs its ``resume``."""
+    async def pause(self, why: str = LENT) -> None:
+        """Let go of the sensor, for a tool; returns once it is free. Every pause needs its ``resume``."""
         self._lent += 1
+        self._why = why
         async with self._halting:
             if self._lent and self._open and self.link.state != "paused":
                 await self._halt()
-                self._say("paused", "lent to a tool")
+                self._say("paused", why)
 
     async def resume(self) -> None:
         """The tool is done: go on."""

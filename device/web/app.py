@@ -21,6 +21,7 @@ from device.baseline import Progress
 from device.baseline_command import GUIDE, states, summary
 from device.label_command import from_daemon as label_at
 from device.labelling import LabelAnswer, LabelRequest
+from device.metrics import CONTENT_TYPE, exposition
 from device.resting import BaselineRequest, Outcome
 from firmware_bridge.daemon_client import DaemonError, ask
 from firmware_bridge.daemon_client import status as status_at
@@ -41,6 +42,7 @@ HEADERS = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _DAEMON = web.AppKey("daemon", Path)
 _KEY = web.AppKey("key", str)
+_METRICS_KEY = web.AppKey("metrics_key", str)
 
 
 class RestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,12 +53,16 @@ class RestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: Role | None = None
 
 
-def make_app(daemon: Path, key: str) -> web.Application:
-    """The page, its API below ``/api`` and nothing else; ``daemon`` is the control socket."""
+def make_app(daemon: Path, key: str, metrics_key: str | None = None) -> web.Application:
+    """The page, its API below ``/api``, ``/metrics`` and nothing else; ``daemon`` is the control socket.
+
+    ``metrics_key`` opens ``/metrics`` alone, as a bearer token; without it the page's own key does.
+    """
     app = web.Application(middlewares=[_guarded], client_max_size=REQUEST_BYTES)
-    app[_DAEMON], app[_KEY] = daemon, key
+    app[_DAEMON], app[_KEY], app[_METRICS_KEY] = daemon, key, metrics_key or key
     app.router.add_get("/", _page)
     app.router.add_get("/api/status", _status)
+    app.router.add_get("/metrics", _metrics)
     app.router.add_post("/api/rest", _rest)
     app.router.add_post("/api/label", _label)
     app.router.add_static("/static", STATIC)
@@ -68,10 +74,12 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     """Refuse what does not come from this machine's own page; turn what goes wrong into one JSON object."""
     if request.host.rsplit(":", 1)[0] not in HOSTS:
         return _refused(403, f"{request.host} is not this machine", f"open it as {HOSTS[0]}")
-    if request.path.startswith("/api/") and not hmac.compare_digest(
-        request.headers.get(KEY_HEADER, "").encode(), request.app[_KEY].encode()
-    ):
+    if request.path.startswith("/api/") and not _same(request.headers.get(KEY_HEADER, ""), request.app[_KEY]):
         return _refused(403, "the key is missing or wrong", "open the address that `affectd web` prints, key included")
+    if request.path == "/metrics" and not _same(
+        request.headers.get("Authorization", ""), f"Bearer {request.app[_METRICS_KEY]}"
+    ):
+        return _refused(403, "the key is missing or wrong", "give it as a bearer token: `authorization` of the scraper")
     try:
         response = await handler(request)
     except DaemonError as error:
@@ -81,6 +89,10 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     if not response.prepared:
         response.headers.update(HEADERS)
     return response
+
+
+def _same(given: str, key: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="replace"), key.encode())
 
 
 def _refused(status: int, reason: str, remedy: str) -> web.Response:
@@ -100,6 +112,12 @@ async def _status(request: web.Request) -> web.Response:
         for sensor in status["sensors"]
     ]
     return web.json_response({"lines": [line for line in said if line], "sensors": sensors})
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    """For a scraper: how things run."""
+    text = exposition(await status_at(request.app[_DAEMON]))
+    return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _reason(sensor: dict[str, Any]) -> dict[str, str]:
