@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -22,7 +24,7 @@ from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.calibration import own_labels
 from device.cli_orders import COMMANDS, use
 from device.config import Config, config_schema, example_config, load_config
-from device.errors import DeviceError, SourceError
+from device.errors import DeviceError, InstallError, SourceError
 from device.inference import Prediction
 from device.journal import ERROR, begin_logging, under_journal
 from device.pipeline.errors import PipelineError
@@ -36,6 +38,7 @@ from firmware_bridge.daemon_client import status as ask_status
 from firmware_bridge.errors import FirmwareBridgeError
 
 if TYPE_CHECKING:
+    from device.install.machine import Machine
     from device.pipeline.model_input import Baseline
     from device.session import Session, Tally
     from device.space import Shots
@@ -437,6 +440,77 @@ def web(port: int, socket: Path, metrics_key: Path | None) -> None:
 for command in COMMANDS:
     cli.add_command(command)
 bundle.add_command(use)
+
+
+@cli.command()
+@click.argument("source", type=FilePath, required=False)
+@click.option("--root", type=FilePath, help="Install into the system below this folder, and start nothing.")
+@click.option("--python", default="/usr/bin/python3", show_default=True, help="Python that will run it.")
+@click.option(
+    "--extra", "extras", multiple=True, help="Extras of the wheel; default: those of before, or the usual ones."
+)
+@click.option("--wheels", type=FilePath, help="Folder with the wheels of everything else: no network is used.")
+@click.option("--package", is_flag=True, help="With --root: places of a Debian package; nothing is enabled.")
+@click.option("--no-enable", is_flag=True, help="Start it neither now nor with the system.")
+@click.option("--rollback", is_flag=True, help="Go back to the version before.")
+@click.option("--dry-run", is_flag=True, help="Say every step and take none.")
+def install(
+    source: Path | None,
+    root: Path | None,
+    python: str,
+    extras: tuple[str, ...],
+    wheels: Path | None,
+    package: bool,
+    no_enable: bool,
+    rollback: bool,
+    dry_run: bool,
+) -> None:
+    """Install affectd as a service, or another version of it: SOURCE, a wheel or source folder, else this very one.
+
+    A version that does not become ready is taken back. As root; docs/INSTALL.md.
+    """
+    from device.install import command, plan, wheel
+
+    if package and root is None:
+        raise click.UsageError("--package goes with --root")
+    if rollback and (source or extras or wheels):
+        raise click.UsageError("--rollback takes a version that is there: no SOURCE, --extra or --wheels")
+    machine, live = _machine(root, dry_run)
+    how = command.How(plan.PACKAGE if package else plan.LOCAL, live, enable=not (package or no_enable))
+    if rollback:
+        click.echo(command.roll_back(machine, how))
+        return
+    with tempfile.TemporaryDirectory(prefix="affectd-") as scratch:
+        release = wheel.release(source, Path(scratch), python)
+        folder = None if wheels is None else str(wheels.absolute())
+        click.echo(command.install(machine, release, how, python=python, extras=extras, wheels=folder))
+
+
+@cli.command()
+@click.option("--root", type=FilePath, help="From the system below this folder.")
+@click.option("--purge", is_flag=True, help="The configuration, recordings and results as well.")
+@click.option("--yes", is_flag=True, help="With --purge: do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say every step and take none.")
+def uninstall(root: Path | None, purge: bool, yes: bool, dry_run: bool) -> None:
+    """Remove what `affectd install` has made; data and configuration stay."""
+    from device.install import command
+
+    if yes and not purge:
+        raise click.UsageError("--yes goes with --purge")
+    machine, live = _machine(root, dry_run)
+    if purge and not yes and not dry_run:
+        click.confirm("Remove everything that was recorded, and the configuration?", abort=True, err=True)
+    click.echo(command.uninstall(machine, command.How(live=live), purge=purge))
+
+
+def _machine(root: Path | None, dry: bool) -> tuple[Machine, bool]:
+    """Where to install, and whether that system runs; raises InstallError for want of root."""
+    from device.install.machine import Machine
+
+    if root is None and not dry and os.geteuid():
+        raise InstallError("affectd", "only root may do this", "run it with sudo, or give a folder as --root")
+    live = root is None and Path("/run/systemd/system").is_dir()
+    return Machine((root or Path("/")).absolute(), dry=dry, say=click.echo), live
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ DeviceError
 +-- SourceError           a source gives no notifications; carries source, reason, remedy
 +-- SinkError             a sink takes no predictions; carries sink, reason, remedy
 +-- WebError              the wearer's page cannot be served; carries reason, remedy
++-- InstallError          an installation cannot be made, or does not work; carries place, reason, remedy
 """
 
 from __future__ import annotations
@@ -159,3 +160,14 @@ class WebError(DeviceError):
         self.reason = reason
         self.remedy = remedy
         super().__init__(_one_line("web", f"{reason}; {remedy}"))
+
+
+class InstallError(DeviceError):
+    """An installation that cannot be made, or does not work."""
+
+    def __init__(self, place: str, reason: str, remedy: str) -> None:
+        self.place = place
+        """A file, a command or a version."""
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(_one_line(place, f"{reason}; {remedy}"))

@@ -1,0 +1,1 @@
+"""affectd on a machine: what `affectd install` and `affectd uninstall` do."""
