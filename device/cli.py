@@ -477,10 +477,10 @@ def install(
         raise click.UsageError("--rollback takes a version that is there: no SOURCE, --extra or --wheels")
     machine, live = _machine(root, dry_run)
     how = command.How(plan.PACKAGE if package else plan.LOCAL, live, enable=not (package or no_enable))
-    if rollback:
-        click.echo(command.roll_back(machine, how))
-        return
-    with tempfile.TemporaryDirectory(prefix="affectd-") as scratch:
+    with machine.alone(plan.HOME), tempfile.TemporaryDirectory(prefix="affectd-") as scratch:
+        if rollback:
+            click.echo(command.roll_back(machine, how))
+            return
         release = wheel.release(source, Path(scratch), python)
         folder = None if wheels is None else str(wheels.absolute())
         click.echo(command.install(machine, release, how, python=python, extras=extras, wheels=folder))
@@ -493,14 +493,15 @@ def install(
 @click.option("--dry-run", is_flag=True, help="Say every step and take none.")
 def uninstall(root: Path | None, purge: bool, yes: bool, dry_run: bool) -> None:
     """Remove what `affectd install` has made; data and configuration stay."""
-    from device.install import command
+    from device.install import command, plan
 
     if yes and not purge:
         raise click.UsageError("--yes goes with --purge")
     machine, live = _machine(root, dry_run)
     if purge and not yes and not dry_run:
         click.confirm("Remove everything that was recorded, and the configuration?", abort=True, err=True)
-    click.echo(command.uninstall(machine, command.How(live=live), purge=purge))
+    with machine.alone(plan.HOME):
+        click.echo(command.uninstall(machine, command.How(live=live), purge=purge))
 
 
 def _machine(root: Path | None, dry: bool) -> tuple[Machine, bool]:

@@ -111,7 +111,7 @@ def _activate(
     machine.do((*plan.placing(files, how.layout, live=how.live), *plan.switching(to, previous, how.layout)))
     if not how.live:
         machine.do([plan.ENABLE_BELOW] if first and how.enable else [])
-        return "it starts with the system"
+        return "it starts with the system" if how.enable else "nothing is enabled"
     machine.do([plan.RELOAD, *([plan.ENABLE] if first and how.enable else [])])
     if not how.enable or not _enabled(machine):
         return "it is not started: `systemctl enable --now affectd` does that"

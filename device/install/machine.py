@@ -5,10 +5,12 @@ It knows nothing of what the steps are for.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from device.errors import InstallError
@@ -48,6 +50,25 @@ class Machine:
         self.dry = dry
         self.say = say
         self.call = call
+
+    @contextlib.contextmanager
+    def alone(self, folder: PurePosixPath) -> Iterator[None]:
+        """Meanwhile nobody else changes an installation; raises InstallError where somebody does."""
+        if self.dry:
+            yield
+            return
+        with contextlib.ExitStack() as held:
+            try:
+                self.at(folder).mkdir(parents=True, exist_ok=True)
+                lock = os.open(self.at(folder), os.O_RDONLY)
+                held.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                remedy = "wait until it has ended"
+                raise InstallError(str(self.at(folder)), "another `affectd install` is at work", remedy) from error
+            except OSError as error:
+                raise InstallError(str(self.at(folder)), f"{error.strerror}", "make it a folder to write in") from error
+            yield
 
     def at(self, path: PurePosixPath) -> Path:
         """Where a path of that system is here."""
