@@ -22,7 +22,7 @@ from command_line import affectd
 
 from device.config import example_config, parse_config, sensors_of
 from device.errors import ConfigError, InstallError
-from device.install import plan, wheel
+from device.install import machine, plan, wheel
 from device.install.command import PAIRED_NEXT, How, install, roll_back, uninstall
 from device.install.machine import Machine
 from device.install.plan import Release
@@ -527,6 +527,14 @@ def test_systemd_makes_the_user(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     subprocess.run(["systemd-sysusers", f"--root={tmp_path}", plan.SYSUSERS.name], check=True, capture_output=True)
     assert re.search(r"^affectd:.*:/var/lib/affectd:", (tmp_path / "etc/passwd").read_text(), re.MULTILINE)
+
+
+def test_a_command_that_fails_has_its_last_words_but_no_advice_in_the_error(tmp_path: Path) -> None:
+    script = "echo one >&2; echo 'Job for affectd.service failed.' >&2; echo 'See \"systemctl status\".' >&2; exit 3"
+    with pytest.raises(InstallError, match=r"exit code 3: Job for affectd\.service failed\.; look there$"):
+        machine.call(["sh", "-c", script], "look there")
+    with pytest.raises(InstallError, match="none: cannot be run: No such file or directory; look there"):
+        machine.call([str(tmp_path / "none")], "look there")
 
 
 def test_paths_of_another_root_are_its_own(tmp_path: Path) -> None:

@@ -30,8 +30,10 @@ def call(argv: Sequence[str], remedy: str = "see what it says") -> str:
     except OSError as error:
         raise InstallError(argv[0], f"cannot be run: {error.strerror}", remedy) from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
-        raise InstallError(f"`{' '.join(argv)}`", f"exit code {done.returncode}: {said}", remedy)
+        lines = (done.stderr or done.stdout).splitlines()
+        said = [line for line in lines if line.strip() and not line.startswith("See ")]  # systemctl's advice comes last
+        reason = f"exit code {done.returncode}: {said[-1] if said else 'it says nothing'}"
+        raise InstallError(f"`{' '.join(argv)}`", reason, remedy)
     return done.stdout
 
 
