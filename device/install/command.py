@@ -128,8 +128,7 @@ def _start(machine: Machine, venv: PurePosixPath, starting: Command) -> None:
     except InstallError as error:
         reason = error.reason
         with contextlib.suppress(InstallError):
-            said = machine.ask("journalctl", "-u", UNIT, "-p", "err", "-n", "1", "-o", "cat", "--no-pager")
-            reason = said.strip() or reason
+            reason = _last_words(machine) or reason
         raise InstallError(UNIT, f"does not become ready: {reason}", LOG) from error
     if machine.dry:
         return
@@ -137,6 +136,12 @@ def _start(machine: Machine, venv: PurePosixPath, starting: Command) -> None:
     version = _mark(machine, venv)["version"]
     if found.get("affectd") != version:
         raise InstallError(UNIT, f"affectd {found.get('affectd')} answers, not {version}", "stop the other one")
+
+
+def _last_words(machine: Machine) -> str:
+    """Of the service's newest process; raises InstallError where there is no journal."""
+    invocation = machine.ask("systemctl", "show", "--property=InvocationID", "--value", UNIT).strip()
+    return machine.ask("journalctl", f"_SYSTEMD_INVOCATION_ID={invocation}", "-n1", "-ocat", "--no-pager").strip()
 
 
 def _paired(machine: Machine) -> bool:
