@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +92,7 @@ def from_recording(
     for progress in rest_of(reader, spec, recorder):
         screen.push(progress)
         warnings = progress.warnings
-    profile = recorder.profile(datetime.fromisoformat(reader.header.created), request.person)
+    profile = recorder.profile(reader.wall_of(reader.header.host_ns), request.person)
     screen.end(_kept(Outcome(profile, None, False, warnings), path))
 
 

@@ -131,12 +131,14 @@ def replay(
     tally, begun = Tally(), time.perf_counter()
     span = [0, 0]
     try:
+        if sink:
+            sink.write(reader.clock)
         for prediction in _predictions(reader, session, span):
             tally.add(prediction)
             if sink:
                 sink.write(prediction)
             if not as_json:
-                click.echo(_line(prediction))
+                click.echo(f"{reader.wall_of(round(prediction.stop * 1e9)):%Y-%m-%d %H:%M:%S}Z  {_line(prediction)}")
     finally:
         if sink:
             sink.finish()

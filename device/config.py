@@ -105,7 +105,7 @@ class JsonlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table ``[sinks.jsonl]``."""
 
     path: str
-    """File that gets one line of JSON per prediction, appended."""
+    """File that gets one line of JSON per prediction, event and reading of the wall clock, appended."""
     queue: Count = 256
     """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
 
@@ -486,7 +486,7 @@ protocol = "open-eda"
 
 # A sink without a table is off.
 [sinks.jsonl]
-# One line of JSON per prediction, appended, for the owner's eyes only.
+# One line of JSON per prediction, event and reading of the wall clock, appended, for the owner's eyes only.
 path = "/var/lib/affectd/predictions.jsonl"
 # Predictions that may wait for the disk; beyond it the oldest is dropped and counted.
 queue = 256

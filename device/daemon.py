@@ -37,6 +37,7 @@ from device.status import Status
 from device.storage import Policy
 from device.switching import Switching
 from device.taping import Taping
+from device.timekeeping import Timekeeping
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.stop import stop_on_signals
 
@@ -71,12 +72,13 @@ async def run(
         choice = _choose(models, config)
         links = [source for source in sources if isinstance(source, BleSource)]
         with RecordingWriter(Path(config.recording.directory), streams, _policy(config.recording)) as recording:
+            timekeeping = Timekeeping(recording.header.clock, recording.keep)
             sinks = Sinks(_run_of(choice, recording), streams, choice.bundle.manifest.labels)
             marking = Marking(recording.append)
             marking.publish = sinks.put
             taping = Taping(recording, marking.mark)
             pausing = Pausing(Path(config.control.state), links, marking.mark)
-            status = Status(choice, recording, links, sinks=sinks, taping=taping, pausing=pausing)
+            status = Status(choice, recording, links, timekeeping, sinks=sinks, taping=taping, pausing=pausing)
             resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
             labelling = Labelling(profile_of(config), status)
             publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
@@ -92,6 +94,7 @@ async def run(
                 sinks.running(config.sinks),
                 _repeating(progress.syncing(recording.sync), sync_s),
                 _repeating(recording.tend, lambda: TEND_S, recording.leave_off),
+                timekeeping.watching(sinks.put),
                 pausing.kept(),
                 reloading.on_signal(),
                 control.listening(Path(config.control.socket)),

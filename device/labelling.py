@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from device.notification import Arrival
 from device.pipeline.types import Chunk, Window
 from device.profile import Profile, read_profile, write_profile
 from device.space import KEPT, Example
+from device.wall import host_s
 
 if TYPE_CHECKING:
     from device.session import Session
@@ -113,7 +113,7 @@ class Labelling:
     ``clock`` gives seconds that only grow; it measures how long ago something came.
     """
 
-    def __init__(self, path: Path | None, running: Running, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path | None, running: Running, clock: Callable[[], float] = host_s) -> None:
         self._path = path
         self._running = running
         self._clock = clock

@@ -5,18 +5,18 @@ It knows nothing of sockets or sinks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from device.errors import EventError
 from device.notification import Event
+from device.wall import host_ns
 
 LONGEST = 200
 """Characters of a description; a longer text is a diary, and belongs into one."""
 
 
-def event_of(description: object, host_ns: int) -> Event:
+def event_of(description: object, when_ns: int) -> Event:
     """An event; raises EventError for a description that is empty, too long or not one line."""
     text = description.strip() if isinstance(description, str) else ""
     if not text:
@@ -25,13 +25,13 @@ def event_of(description: object, host_ns: int) -> Event:
         raise EventError(f"a description of {len(text)} characters", f"say it in {LONGEST}")
     if not text.isprintable():
         raise EventError("a description with characters that cannot be printed", "say it in one line of text")
-    return Event(host_ns, text)
+    return Event(when_ns, text)
 
 
 class Marking:
     """Takes events of a running daemon."""
 
-    def __init__(self, record: Callable[[Event], None], clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, record: Callable[[Event], None], clock: Callable[[], int] = host_ns) -> None:
         self._record = record
         self._clock = clock
         self.publish: Callable[[Event], None] = lambda _: None

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import logging
 import os
 import secrets
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from device.errors import RecordingError
-from device.notification import Arrival, Unrecorded
+from device.notification import Arrival, ClockReading, Unrecorded
 from device.segment import (
     MAX_STREAMS,
     SUFFIX,
@@ -48,6 +48,7 @@ from device.storage import (
     recorded_after,
     recorded_before,
 )
+from device.wall import dating, read_clocks
 from firmware_bridge.packet import StreamInfo
 
 _DIRECTORY_MODE = 0o700
@@ -72,8 +73,7 @@ class RecordingWriter:
         streams: Mapping[str, StreamInfo],
         policy: Policy | None = None,
         *,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
-        wall_ns: Callable[[], int] = time.time_ns,
+        clocks: Callable[[], ClockReading] = read_clocks,
         write: Callable[[int, bytes], int] = os.write,
         free: Callable[[Path], int] = free_bytes,
     ) -> None:
@@ -82,7 +82,7 @@ class RecordingWriter:
         self.directory = Path(directory)
         self.policy = policy or Policy()
         self.records = self.unrecorded = 0
-        self._clocks = monotonic_ns, wall_ns
+        self._clocks = clocks
         self._write = write
         self._free = free
         self._missed: Unrecorded | None = None
@@ -174,11 +174,20 @@ class RecordingWriter:
         return live
 
     def _header(self, streams: dict[str, StreamInfo], run: str, recorded_ns: int, number: int = 0) -> Header:
-        monotonic_ns, wall_ns = self._clocks
-        wall = wall_ns()
-        created = datetime.fromtimestamp(wall / 1e9, UTC).isoformat()
-        dated = created, affectd_version(), monotonic_ns(), wall
-        return Header(*dated, streams, run, number, self.records, recorded_ns)
+        now = self._clocks()
+        return Header(
+            created=datetime.fromtimestamp(now.wall_ns / 1e9, UTC).isoformat(),
+            affectd=affectd_version(),
+            host_ns=now.host_ns,
+            wall_ns=now.wall_ns,
+            streams=streams,
+            run=run,
+            number=number,
+            before=self.records,
+            recorded_ns=recorded_ns,
+            asleep_ns=now.asleep_ns,
+            is_synchronised=now.is_synchronised,
+        )
 
     def _named(self, header: Header) -> Path:
         created = datetime.fromisoformat(header.created)
@@ -383,6 +392,19 @@ class RecordingReader:
     def streams(self) -> dict[str, StreamInfo]:
         """How to read each stream's notifications."""
         return self.header.streams
+
+    @functools.cached_property
+    def clock(self) -> ClockReading:
+        """The reading of the clocks that dates the run (:func:`device.wall.dating`); all of it is read for that."""
+        readings = [segment.header.clock for segment in self._segments]
+        for it in self._segments:  # readers of their own, for an iteration may be under way
+            again = SegmentReader(it.path, recover=True, identity=it.identity)
+            readings += [arrival for arrival in again if isinstance(arrival, ClockReading)]
+        return dating(readings)
+
+    def wall_of(self, host_ns: int) -> datetime:
+        """Wall time in UTC of a host time of the run, as far as the run came to know it."""
+        return datetime.fromtimestamp(self.clock.wall_of(host_ns) / 1e9, UTC)
 
     def __iter__(self) -> Iterator[Arrival]:
         self.closed, self.left_out, self.damage = False, 0, None

@@ -21,6 +21,7 @@ A payload starts with a byte that says its type:
 5. unrecorded (since format version 4): u64 host_ns, u64 records, the reason in UTF-8
 6. sealed (since format version 4): u64 number, another payload sealed with it, see ``device.sealing``; where the header
    has a key, every record is
+7. clock (since format version 4): u64 host_ns, i64 wall_ns, u64 asleep_ns, u8 1 where the wall clock is synchronised
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import BinaryIO, cast, get_args
 import msgspec
 
 from device.errors import RecordingError
-from device.notification import Arrival, Event, LinkChange, LinkState, Notification, Unrecorded
+from device.notification import Arrival, ClockReading, Event, LinkChange, LinkState, Notification, Unrecorded
 from device.sealing import Opener, Sealer
 from firmware_bridge.packet import StreamInfo
 
@@ -64,12 +65,14 @@ _END = struct.Struct("<BQ")
 _LINK = struct.Struct("<BBQB")
 _EVENT = struct.Struct("<BQ")
 _UNRECORDED = struct.Struct("<BQQ")
+_CLOCK = struct.Struct("<BQqQ?")
 _TYPE_NOTIFICATION = 1
 _TYPE_END = 2
 _TYPE_LINK = 3
 _TYPE_EVENT = 4
 _TYPE_UNRECORDED = 5
 _TYPE_SEALED = 6
+_TYPE_CLOCK = 7
 _STATES: tuple[LinkState, ...] = get_args(LinkState)
 _SEAL_BYTES = 32
 """More than a sealed record is longer by."""
@@ -88,9 +91,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     affectd: str
     """Version that wrote it."""
     host_ns: int
-    """Host's monotonic clock at the start, ns."""
+    """Host's clock at the start, ns."""
     wall_ns: int
-    """Host's wall clock at the same moment, ns since 1970: ``wall_ns - host_ns`` dates every record."""
+    """Host's wall clock at the same moment, ns since 1970, as the host believed it."""
     streams: dict[str, StreamInfo]
     """How to read each stream's notifications, by its name."""
     run: str = ""
@@ -103,6 +106,13 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time that was recorded in this directory before it, ns: an age that no step of the wall clock changes."""
     sealed: str = ""
     """Key of its records, wrapped with age for who may read them, in base64; empty where they are not encrypted."""
+    asleep_ns: int = 0
+    is_synchronised: bool = False
+
+    @property
+    def clock(self) -> ClockReading:
+        """What the clocks said at the start."""
+        return ClockReading(self.host_ns, self.wall_ns, self.asleep_ns, self.is_synchronised)
 
 
 def affectd_version() -> str:
@@ -183,6 +193,10 @@ class SegmentWriter:
     def _payload(self, arrival: Arrival) -> bytes:
         if isinstance(arrival, Event):
             return _EVENT.pack(_TYPE_EVENT, arrival.host_ns) + arrival.description.encode(errors="replace")
+        if isinstance(arrival, ClockReading):
+            return _CLOCK.pack(
+                _TYPE_CLOCK, arrival.host_ns, arrival.wall_ns, arrival.asleep_ns, arrival.is_synchronised
+            )
         if isinstance(arrival, Unrecorded):
             head = _UNRECORDED.pack(_TYPE_UNRECORDED, arrival.host_ns, arrival.records)
             return head + _cut(arrival.reason)
@@ -350,6 +364,8 @@ class SegmentReader:
         if kind == _TYPE_UNRECORDED and len(payload) >= _UNRECORDED.size:
             _, host_ns, records = _UNRECORDED.unpack_from(payload)
             return Unrecorded(host_ns, records, payload[_UNRECORDED.size :].decode(errors="replace"))
+        if kind == _TYPE_CLOCK and len(payload) == _CLOCK.size:
+            return ClockReading(*_CLOCK.unpack(payload)[1:])
         raise self._damaged(offset, f"record {before + 1}: type {kind} that this version of affectd cannot read")
 
     def _damaged(self, offset: int, reason: str) -> RecordingError:

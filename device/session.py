@@ -13,7 +13,7 @@ from typing import Protocol
 from device.bundle import Bundle, check_streams
 from device.calibration import check_baseline
 from device.inference import Classifier, Float32, Prediction
-from device.notification import Arrival, Event, LinkChange, Notification, Unrecorded
+from device.notification import Arrival, ClockReading, Event, LinkChange, Notification, Unrecorded
 from device.pipeline.assemble import Assembler, StreamStats
 from device.pipeline.model_input import Baseline
 from device.pipeline.pipeline import Pipeline
@@ -92,7 +92,7 @@ class Session:
 
     def push(self, arrival: Arrival) -> list[Prediction]:
         """One arrival to the predictions that are now certain; bytes that are no packet are only counted."""
-        if isinstance(arrival, Event):  # says nothing of the signals
+        if isinstance(arrival, Event | ClockReading):  # says nothing of the signals
             return []
         if isinstance(arrival, Unrecorded):  # half a packet from before it must not meet one from behind it
             self._decoders = {name: it.decoder() for name, it in self._codecs.items()}

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device.health import lost_share, notes
+from device.timekeeping import in_words
 
 _STYLE = {"streaming": "green", "refused": "red", "silent": "yellow", "waiting": "yellow", "paused": "cyan"}
 
@@ -28,6 +29,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         console.print(Text(labels))
     for line in _recording(status["recording"]):
         console.print(line)
+    if said := _clock(status.get("clock")):
+        console.print(Text(said))
     if status["sensors"]:
         console.print(_sensors(status["sensors"]))
     for sensor in status["sensors"]:
@@ -58,6 +61,16 @@ def _recording(said: dict[str, Any]) -> list[Text]:
     if said["unrecorded"]:
         lines.append(Text(f"{said['unrecorded']} records could not be recorded; the log says why", style="red"))
     return lines
+
+
+def _clock(said: dict[str, Any] | None) -> str:
+    """Empty where an older affectd says nothing of it."""
+    if said is None:
+        return ""
+    known = f"clock {in_words(said['is_synchronised'])}"
+    if (last := said["corrected"]) is None:
+        return known
+    return f"{known}; {said['corrections']} corrections, the last by {last['by_s']:+.3f} s {_span(last['ago_s'])} ago"
 
 
 def _size(n_bytes: int) -> str:

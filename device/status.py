@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +24,8 @@ from device.segment import affectd_version
 from device.sinks.configured import Sinks
 from device.sources.ble import BleSource
 from device.taping import Taping
+from device.timekeeping import Timekeeping
+from device.wall import host_ns
 
 if TYPE_CHECKING:
     from device.session import Counts, Session
@@ -38,6 +39,7 @@ class Status:
         choice: Choice,
         recording: RecordingWriter,
         links: Sequence[BleSource],
+        timekeeping: Timekeeping,
         *,
         sinks: Sinks,
         taping: Taping,
@@ -49,10 +51,11 @@ class Status:
         """What predictions are made with; changes where a baseline is recorded or a window labelled meanwhile."""
         self._recording = recording
         self._links = links
+        self._timekeeping = timekeeping
         self._sinks = sinks
         self._taping = taping
         self._pausing = pausing
-        self._begun_ns = time.monotonic_ns()
+        self._begun_ns = host_ns()
         self._predictions = 0
         self._abstentions: Counter[str] = Counter()
         self._predicted_ns: int | None = None
@@ -63,7 +66,7 @@ class Status:
 
     def note(self, prediction: Prediction) -> bool:
         """Take the newest prediction; whether what predictions rest on has changed."""
-        now_ns = time.monotonic_ns()
+        now_ns = host_ns()
         self._predictions += 1
         self._latest = prediction
         self._lag_s = round(now_ns / 1e9 - prediction.stop, 3)
@@ -93,6 +96,7 @@ class Status:
             "shots": asdict(self.choice.labels),
             "bundle_sha256": self.choice.bundle.sha256,
             "recording": self._recording.to_json() | {"on": self._taping.on, "left_out": self._taping.left_out},
+            "clock": self._timekeeping.to_json(),
             "paused": self._pausing.to_json(),
             "held_back": self._pausing.held_back,
             "sensors": [self._sensor(source) for source in self._links],
@@ -128,7 +132,7 @@ class Status:
         return sensor | {"link": link, "stream": stream}
 
     def _ago(self, moment_ns: int) -> float:
-        return round((time.monotonic_ns() - moment_ns) / 1e9, 3)
+        return round((host_ns() - moment_ns) / 1e9, 3)
 
 
 def _stream(counts: Counts) -> dict[str, Any]:

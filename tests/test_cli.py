@@ -13,7 +13,7 @@ from command_line import affectd
 from tiny_bundle import tiny_bundle
 
 from device.config import example_config
-from device.recording import RecordingWriter
+from device.recording import RecordingReader, RecordingWriter
 from device.session import open_session
 from device.sources.virtual import VirtualSensor, notifications
 from device.storage import Policy
@@ -105,11 +105,15 @@ def test_replay_says_what_the_session_says(
         "bundle_sha256",
     }
     assert summary["windows"] == len(expected) == summary["predictions"] + sum(summary["abstentions"].values())
-    lines = out.read_text().splitlines()
+    clock, *lines = out.read_text().splitlines()
+    read = RecordingReader(recording).clock
+    assert json.loads(clock)["clock"] == read.wall_ns / 1e9 and json.loads(clock)["start"] == read.host_ns / 1e9
     assert [json.loads(line) for line in lines] == [json.loads(json.dumps(p.to_json())) for p in expected]
     code, text, _ = affectd(capsys, monkeypatch, "replay", recording, "--bundle", bundle)
     assert code == 0
     assert len(text.splitlines()) == len(expected) + 1
+    begun = RecordingReader(recording).wall_of(round(expected[0].stop * 1e9))
+    assert text.startswith(f"{begun:%Y-%m-%d %H:%M:%S}Z  {expected[0].start:.0f}-{expected[0].stop:.0f} s  ")
 
 
 def test_the_segments_of_a_run_replay_like_one_recording(

@@ -12,6 +12,7 @@ import resource
 import signal
 import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -30,13 +31,14 @@ from device.config import (
 )
 from device.daemon import run
 from device.errors import BundleError, DeviceError, SourceError
-from device.notification import Event, Notification, Unrecorded
+from device.notification import ClockReading, Event, Notification, Unrecorded
 from device.pipeline.spec import default_spec
-from device.recording import RecordingReader
+from device.recording import RecordingReader, RecordingWriter
 from device.segment import is_compressed
 from device.session import open_session
 from device.sources.virtual import VirtualSensor, VirtualSource, notifications
-from firmware_bridge.daemon_client import DaemonError, ask, listened_at
+from device.timekeeping import Timekeeping
+from firmware_bridge.daemon_client import DaemonError, ask, listened_at, status
 from firmware_bridge.packet import StreamInfo
 from firmware_bridge.registry import Sensor
 
@@ -104,7 +106,8 @@ def recorded(config: Config) -> list[Notification]:
 
 def published(config: Config) -> list[dict[str, object]]:
     assert config.sinks.jsonl is not None
-    return [json.loads(line) for line in Path(config.sinks.jsonl.path).read_text().splitlines()]
+    lines = [json.loads(line) for line in Path(config.sinks.jsonl.path).read_text().splitlines()]
+    return [line for line in lines if "clock" not in line]
 
 
 def test_what_the_sensors_send_is_recorded_and_predicted(config: Config) -> None:
@@ -152,6 +155,43 @@ def test_what_somebody_marks_is_recorded_and_published_beside_the_predictions(co
         bundle, recording = db.execute("SELECT bundle, recording FROM run").fetchone()
     assert told == [(p["index"], p["start"], "+".join(p["modalities"])) for p in lines if "event" not in p]
     assert (bundle, (Path(config.recording.directory) / recording).is_file()) == ("tiny", True)
+
+
+def test_a_clock_that_is_set_is_recorded_published_and_told(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's clocks are stood in for: it has no real-time clock, and the network comes late."""
+    began, now = 1_000_000_000, 1_800_000_000 * 10**9
+    readings = iter([ClockReading(began, 0)])
+    right = ClockReading(began + 5, now + 5, 0, True)
+    monkeypatch.setattr("device.timekeeping.LOOK_S", 0.01)
+    monkeypatch.setattr("device.daemon.Timekeeping", partial(Timekeeping, read=lambda: right))
+    monkeypatch.setattr("device.daemon.RecordingWriter", partial(RecordingWriter, clocks=lambda: next(readings, right)))
+    path = Path(config.recording.directory).parent / "results.db"
+    config = msgspec.structs.replace(
+        config, sinks=msgspec.structs.replace(config.sinks, sqlite=SqliteConfig(path=str(path)))
+    )
+    socket, stop = Path(config.control.socket), asyncio.Event()
+
+    async def all_of_it() -> dict[str, object]:
+        daemon = asyncio.create_task(run(config, sources=[Scripted("chest", of("chest"), "wait")], stop=stop))
+        async with asyncio.timeout(60):
+            while not listened_at(socket):
+                await asyncio.sleep(0.01)
+            while not (said := (await status(socket))["clock"])["corrections"] or not published(config):
+                await asyncio.sleep(0.01)
+        stop.set()
+        await daemon
+        return said
+
+    said = asyncio.run(all_of_it())
+    assert said["is_synchronised"] and said["corrections"] == 1
+    assert said["corrected"] == {"by_s": now / 1e9, "ago_s": 0.0}
+    assert [it for it in recorded(config) if isinstance(it, ClockReading)] == [right]
+    assert RecordingReader(Path(config.recording.directory)).clock == right
+    assert config.sinks.jsonl is not None
+    lines = [json.loads(line) for line in Path(config.sinks.jsonl.path).read_text().splitlines()]
+    assert [line["clock"] for line in lines if "clock" in line] == [0.0, right.wall_ns / 1e9]
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT wall_ns, is_synchronised FROM clock").fetchall() == [(0, 0), (right.wall_ns, 1)]
 
 
 def test_a_bad_packet_is_counted_recorded_and_the_stream_goes_on(config: Config) -> None:

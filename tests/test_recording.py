@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.errors import RecordingError
-from device.notification import Arrival, Event, LinkChange, LinkState, Notification, Unrecorded
+from device.notification import Arrival, ClockReading, Event, LinkChange, LinkState, Notification, Unrecorded
 from device.recording import RecordingReader, RecordingWriter
 from device.segment import MAGIC
 from firmware_bridge.codecs import open_eda, polar_pmd
@@ -211,7 +211,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 
 def test_the_header_dates_the_records(tmp_path: Path) -> None:
-    writer = RecordingWriter(tmp_path, STREAMS, monotonic_ns=lambda: 5_000, wall_ns=lambda: 1_800_000_000_000_000_000)
+    writer = RecordingWriter(tmp_path, STREAMS, clocks=lambda: ClockReading(5_000, 1_800_000_000_000_000_000))
     writer.close()
     header = RecordingReader(writer.path).header
     assert (header.host_ns, header.wall_ns) == (5_000, 1_800_000_000_000_000_000)

@@ -17,7 +17,7 @@ from tiny_bundle import tiny_bundle
 from wearer_at_rest import infos, sent
 
 from device.errors import RecordingError
-from device.notification import Arrival, Event, LinkChange, Notification, Unrecorded
+from device.notification import Arrival, ClockReading, Event, LinkChange, Notification, Unrecorded
 from device.recording import RecordingReader, RecordingWriter
 from device.segment import SegmentReader, is_compressed
 from device.session import open_session
@@ -148,7 +148,7 @@ def test_several_runs_are_not_one_recording(tmp_path: Path) -> None:
 
 def test_runs_are_in_order_whatever_the_clock_says(tmp_path: Path) -> None:
     for wall_ns in (4 * 10**18, 10**9, 17 * 10**17):
-        RecordingWriter(tmp_path, STREAMS, wall_ns=lambda wall_ns=wall_ns: wall_ns).close()  # type: ignore[misc]
+        RecordingWriter(tmp_path, STREAMS, clocks=lambda wall_ns=wall_ns: ClockReading(0, wall_ns)).close()  # type: ignore[misc]
     found = [SegmentReader(path).header.wall_ns for path in sorted(tmp_path.iterdir())]
     assert found == [4 * 10**18, 10**9, 17 * 10**17]
 
@@ -293,7 +293,7 @@ def test_age_is_recorded_time_whatever_the_clock_says(tmp_path: Path, jump_s: in
     for day in range(7):
         now = (wall_s + day * DAY_S + (jump_s if day >= 3 else 0)) * 10**9
         policy = Policy(segment_s=hour_s, keep_days=1)
-        with RecordingWriter(tmp_path, STREAMS, policy, wall_ns=lambda now=now: now) as writer:  # type: ignore[misc]
+        with RecordingWriter(tmp_path, STREAMS, policy, clocks=lambda now=now: ClockReading(0, now)) as writer:  # type: ignore[misc]
             for minute in range(0, 601, 5):  # the monotonic clock begins anew with each boot
                 writer.append(at(minute * 60))
                 writer.tend()
@@ -306,7 +306,9 @@ def test_age_is_recorded_time_whatever_the_clock_says(tmp_path: Path, jump_s: in
 
 def test_a_clock_that_jumps_ahead_deletes_nothing(tmp_path: Path) -> None:
     for wall_ns in (0, 4 * 10**18):
-        with RecordingWriter(tmp_path, STREAMS, Policy(10.0, keep_days=1), wall_ns=lambda w=wall_ns: w) as writer:  # type: ignore[misc]
+        with RecordingWriter(
+            tmp_path, STREAMS, Policy(10.0, keep_days=1), clocks=lambda w=wall_ns: ClockReading(0, w)
+        ) as writer:  # type: ignore[misc]
             for second in range(30):
                 writer.append(at(second))
             writer.tend()

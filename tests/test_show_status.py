@@ -54,6 +54,13 @@ def test_a_streaming_sensor_and_the_newest_prediction() -> None:
         assert part in text
 
 
+def test_the_clock_says_whether_it_is_known_and_what_was_corrected() -> None:
+    clock = {"is_synchronised": False, "corrections": 0, "corrected": None}
+    assert "clock not known to be synchronised\n" in shown(sensors=[], clock=clock)
+    clock = {"is_synchronised": True, "corrections": 2, "corrected": {"by_s": -0.5, "ago_s": 130.0}}
+    assert "clock synchronised; 2 corrections, the last by -0.500 s 2 min ago\n" in shown(sensors=[], clock=clock)
+
+
 def test_the_recording_tells_its_size_and_what_is_missing() -> None:
     assert shown(sensors=[]).splitlines()[1:3] == [
         "recording /r.affrec, 12 records",

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from device.inference import Prediction
-from device.notification import Event
+from device.notification import ClockReading, Event
 
 if TYPE_CHECKING:
     from device.pipeline.types import Chunk, Window
 
-Item = Prediction | Event
+Item = Prediction | Event | ClockReading
 """What sinks take."""
 CLOSE_TIMEOUT_S = 3.0
 """What is still queued at the end has this long: a clean stop takes under 5 s in all."""
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Takes one prediction or event at a time, as slowly as it must."""
+    """Takes one item at a time, as slowly as it must."""
 
     @property
     def name(self) -> str:
@@ -97,8 +97,7 @@ class QueuedSink:
             self.failed += 1
             self.failing += 1
             self.last_error = str(error)
-            what = f"event at {item.host_ns / 1e9:.3f} s" if isinstance(item, Event) else f"prediction {item.index}"
-            _log.warning("sink %s: %s: %s", self.sink.name, what, error, extra={"sink": self.sink.name})
+            _log.warning("sink %s: %s: %s", self.sink.name, _what(item), error, extra={"sink": self.sink.name})
 
     async def close(self, task: asyncio.Task[None], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Let the task of ``run`` finish the queue, for a while, then close the sink."""
@@ -109,6 +108,13 @@ class QueuedSink:
             task.cancel()
             await asyncio.wait([task])
         await self.sink.close()
+
+
+def _what(item: Item) -> str:
+    """An item for people; of a prediction never what it says."""
+    if isinstance(item, Prediction):
+        return f"prediction {item.index}"
+    return f"{'event' if isinstance(item, Event) else 'clock'} at {item.host_ns / 1e9:.3f} s"
 
 
 def device_id() -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from device.config import JsonlConfig, LslConfig, MqttConfig, SinksConfig, SqliteConfig
 from device.errors import DeviceError, SinkError
+from device.notification import ClockReading
 from device.sinks.base import Item, Listens, QueuedSink, Sink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.sqlite import Run, SqliteSink
@@ -56,9 +57,12 @@ class Sinks:
         self._streams = streams
         self._labels = labels
         self._open: dict[str, OpenSink] = {}
+        self._read: ClockReading | None = None
 
     def put(self, item: Item) -> None:
-        """Queue one for each."""
+        """Queue one for each; one that is opened later begins with the newest reading of the clock."""
+        if isinstance(item, ClockReading):
+            self._read = item
         for it in self._open.values():
             it.queued.put(item)
 
@@ -98,6 +102,9 @@ class Sinks:
         """Go on with these; those that a configuration does not name or wants otherwise finish and close."""
         wanted, before = _tables(config), self._open
         self._open = {name: opened.get(name) or before[name] for name in wanted}
+        if self._read is not None:
+            for it in opened.values():
+                it.queued.put(self._read)
         await _close(it for name, it in before.items() if self._open.get(name) is not it)
 
     def _sink(self, table: Table) -> Sink:

@@ -1,4 +1,4 @@
-"""Predictions and events as lines of JSON in a file, appended, each line in one write.
+"""Predictions, events and the wall clock as lines of JSON in a file, appended, each line in one write.
 
 It knows nothing of who reads them.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from device.errors import SinkError
-from device.notification import Event
+from device.notification import ClockReading, Event
 from device.sinks.base import Item
 
 _MODE = 0o600
@@ -21,9 +21,16 @@ _DIRECTORY_MODE = 0o700
 _REMEDY = "name another file in [sinks.jsonl] path, or make this one writable"
 
 
-def to_tree(item: Item) -> object:
-    """What is written of one, fit for JSON."""
-    return {"event": item.description, "start": item.host_ns / 1e9} if isinstance(item, Event) else item
+def to_tree(item: Item, begins_run: bool = False) -> object:
+    """What is written of one, fit for JSON; ``start`` is in s of the host's clock, ``clock`` the wall clock then, in s
+    since 1970."""
+    if isinstance(item, Event):
+        return {"event": item.description, "start": item.host_ns / 1e9}
+    if isinstance(item, ClockReading):
+        read = {"clock": item.wall_ns / 1e9, "start": item.host_ns / 1e9}
+        known = {"asleep_s": item.asleep_ns / 1e9, "is_synchronised": item.is_synchronised}
+        return read | known | {"begins_run": begins_run}
+    return item
 
 
 class JsonlSink:
@@ -38,6 +45,8 @@ class JsonlSink:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _MODE)
         except OSError as error:
             raise SinkError(str(path), f"cannot be written: {error.strerror}", _REMEDY) from error
+        self._begins = True
+        """Whether the next line is the first of a run."""
         self._mend()
 
     def _mend(self) -> None:
@@ -48,11 +57,12 @@ class JsonlSink:
 
     def write(self, item: Item) -> None:
         """Append one line, whole or not at all: one write to a file opened for appending."""
-        line = msgspec.json.encode(to_tree(item)) + b"\n"
+        line = msgspec.json.encode(to_tree(item, self._begins)) + b"\n"
         before = os.fstat(self._fd).st_size
         if os.write(self._fd, line) != len(line):
             os.ftruncate(self._fd, before)
             raise SinkError(str(self.path), "the disk is full", "make room on it")
+        self._begins = False
 
     async def publish(self, item: Item) -> None:
         """Append one line, without holding up the event loop where the disk is slow."""

@@ -16,7 +16,6 @@ import socket
 import stat
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,12 @@ import numpy as np
 
 from device.config import LslConfig
 from device.errors import SinkError
-from device.notification import Event
+from device.inference import Prediction
+from device.notification import ClockReading
 from device.pipeline.types import Chunk, Floats
 from device.sinks.base import Item
 from device.sinks.jsonl import to_tree
+from device.wall import host_s
 from firmware_bridge.packet import StreamInfo
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ FILL_SAMPLES = 500
 FILL_S = 1.0
 """A gap is filled with NaN up to the longer of the two: pyxdf lays one rate over all that is not farther apart."""
 CLOCK_S = 0.001
-"""LSL's clock is the host's monotonic clock on Linux; a difference within this is the time it takes to ask both."""
+"""LSL's clock stands still while the machine sleeps and the host's does not; else a difference within this is the time
+it takes to ask both."""
 JOIN_S = 1.0
 PORTS = range(16571, 16572 + 32)
 """LSL's own: discovery, then data and time."""
@@ -97,9 +99,11 @@ class LslSink:
 
     async def publish(self, item: Item) -> None:
         """A marker with all of it in JSON; a prediction's probabilities also as numbers, NaN where it has none."""
-        at = item.host_ns / 1e9 if isinstance(item, Event) else item.stop
+        if isinstance(item, ClockReading):  # it may have slept
+            self._offset = _offset(self._lsl.local_clock)
+        at = item.stop if isinstance(item, Prediction) else item.host_ns / 1e9
         self._markers.push_sample([msgspec.json.encode(to_tree(item)).decode()], at + self._offset)
-        if not isinstance(item, Event):
+        if isinstance(item, Prediction):
             told = item.probabilities or {}
             self._probabilities.push_sample([told.get(label, math.nan) for label in self._labels], at + self._offset)
 
@@ -178,8 +182,8 @@ def _configured(scope: str) -> Iterator[None]:
 
 
 def _offset(clock: Callable[[], float]) -> float:
-    """Seconds to add to the host's monotonic clock for LSL's; nothing where they are one."""
-    before, now, after = time.monotonic(), clock(), time.monotonic()
+    """Seconds to add to the host's clock for LSL's; nothing where they are one."""
+    before, now, after = host_s(), clock(), host_s()
     offset = now - (before + after) / 2
     return 0.0 if abs(offset) <= max(CLOCK_S, after - before) else offset
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from device.inference import Prediction
-from device.notification import Event
+from device.notification import ClockReading, Event
 from device.sinks.sqlite import Run
 from firmware_bridge.packet import StreamInfo
 
@@ -46,6 +46,11 @@ class Topics:
         """One message for whatever somebody marks."""
         return f"{self.base}/event"
 
+    @property
+    def clock(self) -> str:
+        """One message for each reading of the wall clock: at the start of a run, and after each correction."""
+        return f"{self.base}/clock"
+
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
@@ -56,7 +61,7 @@ class Stamp:
     """Unlike any other run of any device."""
 
     def of_prediction(self, prediction: Prediction, offset_ns: int) -> dict[str, Any]:
-        """Payload of ``prediction``; ``offset_ns`` is wall clock minus monotonic clock."""
+        """Payload of ``prediction``; ``offset_ns`` is wall clock minus the host's clock."""
         return self._begin(prediction.index, prediction.stop, offset_ns) | {
             key: value for key, value in prediction.to_json().items() if key != "index"
         }
@@ -65,6 +70,12 @@ class Stamp:
         """Payload of ``event``, the ``index``-th of this run."""
         time = event.host_ns / 1e9
         return self._begin(index, time, offset_ns) | {"time": time, "description": event.description}
+
+    def of_clock(self, reading: ClockReading, index: int) -> dict[str, Any]:
+        """Payload of ``clock``, the ``index``-th of this run."""
+        time = reading.host_ns / 1e9
+        begun = self._begin(index, time, reading.wall_ns - reading.host_ns)
+        return begun | {"time": time, "is_synchronised": reading.is_synchronised, "asleep_s": reading.asleep_ns / 1e9}
 
     def _begin(self, index: int, time: float, offset_ns: int) -> dict[str, Any]:
         wall = wall_time(round(time * 1e9) + offset_ns)

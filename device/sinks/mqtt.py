@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from device.config import MqttConfig
 from device.errors import SinkError
-from device.notification import Event
+from device.notification import ClockReading, Event
 from device.sinks.base import Item, device_id
 from device.sinks.messages import OFFLINE, ONLINE, Stamp, Topics, discovery
 from device.sinks.outbox import Outbox
 from device.sinks.sqlite import Run
+from device.wall import host_ns
 from firmware_bridge.packet import StreamInfo
 
 IN_FLIGHT = 20
@@ -94,7 +96,7 @@ class MqttSink:
         self._streams = streams
         self._dice = dice
         self._stamp = Stamp(self.device, uuid.uuid4().hex)
-        self._events = 0
+        self._counts: Counter[type] = Counter()
         self._tls = _tls(config) if config.tls else None
         self._password = read_password(config.password_file)
         self._outbox = Outbox(Path(config.outbox), config.outbox_messages)
@@ -120,12 +122,15 @@ class MqttSink:
 
     def write(self, item: Item) -> None:
         """Put one on the disk, for the thread to send."""
-        offset_ns = time.time_ns() - time.monotonic_ns()
-        if isinstance(item, Event):
-            topic, payload = self.topics.event, self._stamp.of_event(item, self._events, offset_ns)
-            self._events += 1
-        else:
-            topic, payload = self.topics.prediction, self._stamp.of_prediction(item, offset_ns)
+        index, offset_ns = self._counts[type(item)], time.time_ns() - host_ns()
+        match item:
+            case Event():
+                topic, payload = self.topics.event, self._stamp.of_event(item, index, offset_ns)
+            case ClockReading():
+                topic, payload = self.topics.clock, self._stamp.of_clock(item, index)
+            case _:
+                topic, payload = self.topics.prediction, self._stamp.of_prediction(item, offset_ns)
+        self._counts[type(item)] += 1
         self._outbox.put(topic, msgspec.json.encode(payload))
 
     async def publish(self, item: Item) -> None:

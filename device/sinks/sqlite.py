@@ -1,5 +1,5 @@
-"""Predictions and events in an SQLite database: a table each, a row for each run of the daemon and each bundle that
-made predictions in it, a view with wall times.
+"""Predictions, events and the wall clock in an SQLite database: a table each, a row for each run of the daemon and each
+bundle that made predictions in it, a view with wall times.
 
 Every row is on the disk before the next one comes (WAL, synchronous FULL), so that a power cut takes at most the row
 that is being written. It knows nothing of who reads it; a reader never stops the writer, nor the other way round.
@@ -15,25 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device.errors import SinkError
-from device.notification import Event
+from device.notification import ClockReading, Event
 from device.sinks.base import Item
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """In the database's ``user_version``; one from a newer affectd is refused."""
 _MODE = 0o600
 """What somebody felt: for the owner's eyes only."""
 _DIRECTORY_MODE = 0o700
 _REMEDY = "name another file in [sinks.sqlite] path, or make this one writable"
-_SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE run (
   id INTEGER PRIMARY KEY,
-  host_ns INTEGER NOT NULL,  -- the host's monotonic clock at the start
-  wall_ns INTEGER NOT NULL,  -- its wall clock at the same moment, ns since 1970: dates every time below
+  host_ns INTEGER NOT NULL,  -- the host's clock at the start
+  wall_ns INTEGER NOT NULL,  -- its wall clock at the same moment, ns since 1970
   bundle TEXT NOT NULL, bundle_sha256 TEXT NOT NULL, recording TEXT NOT NULL, affectd TEXT NOT NULL
 ) STRICT;
 CREATE TABLE prediction (
   run INTEGER NOT NULL REFERENCES run, "index" INTEGER NOT NULL,
-  start REAL NOT NULL, stop REAL NOT NULL,  -- s of the host's monotonic clock
+  start REAL NOT NULL, stop REAL NOT NULL,  -- s of the host's clock
   label TEXT,               -- NULL where it abstained
   abstained TEXT,           -- why
   probabilities TEXT,       -- JSON, of each label; NULL where the network was not run
@@ -50,7 +50,38 @@ CREATE VIEW timeline AS  -- everything with its wall time in UTC, as the host be
     UNION ALL SELECT run, time, 'event', description, NULL, NULL, NULL FROM event
   ) AS x JOIN run AS r ON r.id = x.run ORDER BY x.run, x.time;
 """
+_VERSION_2 = """
+CREATE TABLE clock (  -- a run's first reading of the wall clock, and one after each correction
+  run INTEGER NOT NULL REFERENCES run,
+  host_ns INTEGER NOT NULL, wall_ns INTEGER NOT NULL,  -- the host's clock, and what the wall clock said then
+  asleep_ns INTEGER NOT NULL,        -- how long the machine had been suspended by then, since its start
+  is_synchronised INTEGER NOT NULL   -- 1 where the wall clock was known to be right
+) STRICT;
+CREATE VIEW reading AS  -- rows of one start of the daemon, a bundle each, share its readings
+  SELECT id AS run, host_ns, wall_ns, 0 AS is_synchronised FROM run
+  UNION ALL SELECT r.id, c.host_ns, c.wall_ns, c.is_synchronised FROM clock AS c JOIN run AS o ON o.id = c.run
+    JOIN run AS r ON r.host_ns = o.host_ns AND r.recording = o.recording;
+CREATE VIEW dating AS  -- of each run the reading that dates it: the latest of a synchronised clock, else the latest
+  SELECT run, host_ns, wall_ns, is_synchronised FROM (
+    SELECT *, row_number() OVER (PARTITION BY run ORDER BY is_synchronised DESC, host_ns DESC) AS place FROM reading
+  ) WHERE place = 1;
+DROP VIEW timeline;
+CREATE VIEW timeline AS  -- everything with its wall time in UTC as its run came to know it, and as believed then
+  SELECT strftime('%Y-%m-%dT%H:%M:%fZ', d.wall_ns / 1e9 + (x.time - d.host_ns / 1e9), 'unixepoch') AS wall,
+    x.run, x.time, x.kind, x.what, x.abstained, x.probabilities, x.modalities, d.is_synchronised, (
+      SELECT strftime('%Y-%m-%dT%H:%M:%fZ', b.wall_ns / 1e9 + (x.time - b.host_ns / 1e9), 'unixepoch')
+      FROM reading AS b WHERE b.run = x.run AND b.host_ns / 1e9 <= x.time ORDER BY b.host_ns DESC LIMIT 1
+    ) AS believed
+  FROM (
+    SELECT run, "index" AS n, stop AS time, 'prediction' AS kind, label AS what, abstained, probabilities, modalities
+    FROM prediction
+    UNION ALL SELECT run, NULL, time, 'event', description, NULL, NULL, NULL FROM event
+  ) AS x JOIN dating AS d ON d.run = x.run ORDER BY x.run, x.time, x.n;
+"""
+_VERSIONS = (_VERSION_1, _VERSION_2)
+"""What makes each version of the tables out of the one before."""
 _PREDICTION = "INSERT OR REPLACE INTO prediction VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CLOCK = "INSERT INTO clock VALUES (?, ?, ?, ?, ?)"
 _EVENT = "INSERT INTO event VALUES (?, ?, ?)"
 _RUN = "INSERT INTO run (host_ns, wall_ns, bundle, bundle_sha256, recording, affectd) VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -92,7 +123,7 @@ class SqliteSink:
             raise SinkError(str(path), f"is no database of affectd ({error})", remedy) from error
 
     def _prepare(self) -> None:
-        """Tables in a new file; a newer affectd's file is left as it is."""
+        """Tables in a new file, or what an older one lacks; a newer affectd's file is left as it is."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             self._db.close()
@@ -102,8 +133,9 @@ class SqliteSink:
             )
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version < SCHEMA_VERSION:
+            lacking = "".join(_VERSIONS[version:])
+            self._db.executescript(f"BEGIN; {lacking} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def _begin(self, run: Run) -> None:
         self._of = run
@@ -113,6 +145,10 @@ class SqliteSink:
         """Put one row on the disk; the first prediction of another bundle begins another row of its run."""
         if isinstance(item, Event):
             self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
+            return
+        if isinstance(item, ClockReading):
+            read = item.host_ns, item.wall_ns, item.asleep_ns, item.is_synchronised
+            self._db.execute(_CLOCK, (self._run, *read))
             return
         if item.bundle_sha256 not in ("", self._of.bundle_sha256):
             self._begin(replace(self._of, bundle=item.bundle, bundle_sha256=item.bundle_sha256))

@@ -20,6 +20,7 @@ from device.sources.ble_link import LinkStatus, log_change
 from device.sources.ble_radio import Agent, Radio
 from device.sources.ble_session import Session
 from device.sources.ladder import SILENT, Fault, Ladder, Rung, Step
+from device.wall import host_ns
 from firmware_bridge.codec import Codec, Options
 from firmware_bridge.errors import DecodeError, ExchangeError, RadioError, RadioFault
 from firmware_bridge.packet import StreamInfo
@@ -74,7 +75,7 @@ class BleSource:
         radio: Radio,
         *,
         codec: Codec | None = None,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        clock_ns: Callable[[], int] = host_ns,
         unix_ns: Callable[[], int] = time.time_ns,
         dice: Callable[[], float] = random.random,
     ) -> None:

@@ -29,7 +29,7 @@ class LinkStatus:
     reason: str = ""
     """Why, and what to do about it; empty where it is in the way of things."""
     since_ns: int = 0
-    """When the state began, the host's monotonic clock."""
+    """When the state began, the host's clock."""
     connections: int = 0
     drops: int = 0
     """Connections that ended without being let go of."""

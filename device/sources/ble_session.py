@@ -10,12 +10,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from device.notification import Notification
+from device.wall import asleep_ns
 from firmware_bridge.codec import Codec
 from firmware_bridge.errors import DecodeError, RadioError, RadioFault
 
 UNREADABLE = 20
 """Notifications in a row from a connection's first on that its codec cannot read: this is not a lost byte any more,
 another vendor uses the same UUID, or the firmware speaks another version."""
+SLEPT_NS = 10**9
+"""A suspend that is longer ends a connection, as the kernel mostly does itself: of what comes thereafter nobody knows
+whether it was sent before. A shorter one is a late notification, which a clock's fit bears."""
 T = TypeVar("T")
 
 
@@ -29,6 +33,7 @@ class Session:
         clock_ns: Callable[[], int],
         give: Callable[[Notification], None],
         unreadable: Callable[[str], None],
+        asleep_ns: Callable[[], int] = asleep_ns,
     ) -> None:
         self.ended = asyncio.Event()
         """Set when the link is gone."""
@@ -39,6 +44,8 @@ class Session:
         self._clock_ns = clock_ns
         self._give = give
         self._unreadable = unreadable
+        self._asleep_ns = asleep_ns
+        self._slept_before_ns = asleep_ns()
         self._early: list[Notification] | None = []
         self._decoder = codec.decoder()
         self._unread: int | None = 0
@@ -46,6 +53,9 @@ class Session:
     def hear(self, uuid: str, data: bytes) -> None:
         """A notification; only the stream's own are handed on."""
         if uuid != self._data_uuid or self._stream == "":
+            return
+        if self._slept():
+            self.ended.set()
             return
         notification = Notification(self._stream, self._clock_ns(), data)
         self.last_s = asyncio.get_running_loop().time()
@@ -98,7 +108,12 @@ class Session:
             await asyncio.wait({task, end})
 
     def _gone(self) -> RadioError:
-        return RadioError(self._stream, RadioFault.LINK, "the link is gone")
+        why = "the machine has slept" if self._slept() else "the link is gone"
+        return RadioError(self._stream, RadioFault.LINK, why)
+
+    def _slept(self) -> bool:
+        """Whether the machine was suspended during this connection."""
+        return self._asleep_ns() - self._slept_before_ns > SLEPT_NS
 
     def _hand_on(self, notification: Notification) -> None:
         self._give(notification)

@@ -171,6 +171,7 @@ class Run:
         begun, path = time.monotonic(), self.stage.scratch / "predictions.jsonl"
         while time.monotonic() - begun < PREDICTION_S:
             lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            lines = [it for it in lines if "label" in it]
             both = [it for it in lines if it["label"] is not None and set(it["modalities"]) == {"ecg", "eda"}]
             if both:
                 return time.monotonic() - begun, f"{both[-1]['label']} from ECG and EDA, {len(lines)} windows"
