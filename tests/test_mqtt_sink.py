@@ -28,7 +28,7 @@ from test_sqlite_sink import RUN, SURE, UNSURE
 from device.config import MqttConfig
 from device.daemon import run
 from device.errors import SinkError
-from device.notification import Event
+from device.notification import ClockReading, Event
 from device.sinks.base import QueuedSink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.messages import SCHEMA
@@ -68,6 +68,9 @@ async def running(config: MqttConfig) -> AsyncIterator[MqttSink]:
         await sink.close()
 
 
+READING = ClockReading(75_500_000_000, 1_700_000_000_250_000_000, 3_000_000_000, True)
+
+
 def fill(sink: MqttSink, *indices: int) -> None:
     for index in indices:
         sink.write(replace(SURE, index=index))
@@ -85,13 +88,15 @@ def test_all_that_is_published_is_what_the_schema_says(tmp_path: Path) -> None:
     Draft202012Validator.check_schema(SCHEMAS)
     with Broker(tmp_path / "broker") as broker, Reader(broker) as reader:
         sink = sink_of(configured(broker.port, tmp_path))
-        for item in (SURE, Event(75_000_000_000, "stroop start"), UNSURE, Event(76_000_000_000, "stroop end")):
+        events = Event(75_000_000_000, "stroop start"), Event(76_000_000_000, "stroop end")
+        for item in (READING, SURE, events[0], UNSURE, events[1]):
             asyncio.run(sink.publish(item))
-        until(lambda: len(reader.messages) >= 6 and not sink.waiting, "six messages")
+        until(lambda: len(reader.messages) >= 7 and not sink.waiting, "seven messages")
         closed(sink)
         until(lambda: reader.last(f"{BASE}/availability") == b"offline", "offline")
-    predictions, events, (state,) = (reader.of(f"{BASE}/{kind}") for kind in ("prediction", "event", "state"))
-    for kind, payloads in (("prediction", predictions), ("event", events), ("state", [state])):
+    kinds = ("prediction", "event", "clock", "state")
+    predictions, events, (clock,), (state,) = (reader.of(f"{BASE}/{kind}") for kind in kinds)
+    for kind, payloads in zip(kinds, (predictions, events, [clock], [state]), strict=True):
         for payload in payloads:
             check(kind, payload)
             assert payload["schema"] == SCHEMA and payload["run"] == state["run"]
@@ -102,6 +107,8 @@ def test_all_that_is_published_is_what_the_schema_says(tmp_path: Path) -> None:
         (1, 76.0, "stroop end"),
     ]
     assert [s["name"] for s in state["sensors"]] == ["chest", "wrist"] and state["bundle"]["name"] == RUN.bundle
+    assert (clock["index"], clock["time"], clock["wall"]) == (0, 75.5, "2023-11-14T22:13:20.250Z")
+    assert (clock["asleep_s"], clock["is_synchronised"]) == (3.0, True)
     said = [payload for topic, payload, _ in reader.messages if topic.endswith("availability")]
     assert said == [b"online", b"offline"]
     with pytest.raises(Exception, match="nobody"):

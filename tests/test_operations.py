@@ -151,7 +151,7 @@ class Life:
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
 
     def predictions(self, name: str = "out.jsonl") -> list[dict[str, Any]]:
-        return [line for line in self.lines(name) if "event" not in line]
+        return [line for line in self.lines(name) if "label" in line]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(self.folder / "results.db")) as db:
