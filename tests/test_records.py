@@ -77,3 +77,31 @@ def test_a_file_of_something_else_is_left_alone(content: str, tmp_path: Path) ->
     with pytest.raises(ResultsError, match="holds no records"):
         merge(path, records(report(), {}, None, "x"))
     assert path.read_text() == content
+
+
+ROOT = Path(__file__).parent.parent
+BARS = {"acc": (128e3, 2.0, 4.0), "emobed": (128e3, 2.0, 4.0), "ecg-transformer": (512e3, 1.0, 1.0)}
+"""Network -> bytes at most, times as quick as onnxruntime's int8 and as torch."""
+
+
+@pytest.mark.parametrize("model", BARS)
+def test_the_networks_as_int8_files_are_within_their_bars_and_the_page_says_their_figures(model: str) -> None:
+    known = json.loads((ROOT / "results" / "quantize.json").read_text())
+    mine = [record for record in known if (record["model"], record["format"]) == (model, "int8")]
+    most, than_onnxruntime, than_torch = BARS[model]
+    assert all(r["is_taken"] and r["size_bytes"] <= most and r["float_ops"] == 0 for r in mine)
+    assert all(r["agreement"] >= 0.98 and r["balanced_accuracy_drop"] <= 0.01 for r in mine)
+    us, peers = mine[0]["latency_us"], {r["peer"]: r["peer_latency_us"] for r in mine}
+    quicker = peers["onnxruntime int8"] / us, peers["torch float32"] / us
+    assert quicker[0] >= than_onnxruntime and quicker[1] >= than_torch
+    cells = (
+        f"`{model}`",
+        f"{mine[0]['size_bytes'] / 1e3:.1f} kB",
+        f"{min(r['agreement'] for r in mine):.3f}",
+        f"{us:.0f} us",
+        f"{peers['onnxruntime int8']:.0f} us ({quicker[0]:.1f} x)",
+        f"{peers['torch float32']:.0f} us ({quicker[1]:.0f} x)",
+        f"{mine[0]['arena_bytes'] / 1024:.0f} KiB",
+    )
+    row = f"| {' | '.join(cells)} |"
+    assert row in (ROOT / "docs" / "QUANTIZE.md").read_text()
