@@ -44,6 +44,8 @@ OBSERVER = click.option(
 )
 BAD_INPUT = 2
 """Exit code for anything the user can put right."""
+INTERRUPTED = 130
+"""128 + SIGINT, as a shell reports it."""
 
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -458,10 +460,17 @@ def strange_main(args: Sequence[str] | None = None) -> None:
 
 def _run(entry: click.Command, args: Sequence[str] | None, name: str) -> None:
     try:
-        entry(args, prog_name=name)
+        code = entry(args, prog_name=name, standalone_mode=False)
     except (QuantizeError, TrainError, DeviceError, PipelineError, OSError) as error:
         print("\n".join(explain(error, name)), file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print(f"{name}: interrupted, nothing was written; run it again: what was converted is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(code or 0)
 
 
 def explain(error: Exception, name: str = "affectd-quantize") -> list[str]:

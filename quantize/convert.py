@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from device.bundle import MODEL_FORMATS, TensorSpec
 from quantize import observers
-from quantize.errors import ConvertError
+from quantize.errors import ConvertError, RoomError
 from quantize.kept import fetch, keep, key_of
 from quantize.observers import MIN_MAX, N_BINS, OBSERVERS, counted
 
@@ -34,6 +35,8 @@ Floats32 = npt.NDArray[np.float32]
 
 MEAN, STD = 0.0, 1.0
 """The converter would subtract and divide: model inputs are scaled already."""
+ROOM = 300 << 20
+"""Bytes that the converter's files take beside the calibration windows, and more; our networks want a sixth of it."""
 LIMIT_S = 1800.0
 """The child is killed after this: 50 x what the shipped network takes on one core."""
 N_LAST_LINES = 12
@@ -243,6 +246,7 @@ def convert(
     for path in files.values():
         path.unlink(missing_ok=True)
     names = {name: str(path) for name, path in files.items()}
+    _check_room(folder, calibration)
     paths = _save_calibration(calibration, folder)
     key = _key(onnx, paths) if cache is not None else ""
     if cache is not None and fetch(cache, key, folder):
@@ -292,6 +296,14 @@ def faults(
     for name, tensor in {**inspection.inputs, **inspection.outputs}.items():
         if tensor.dtype != due_type or (tensor.scale > 0) == (due_type == "float32"):
             yield f"{name} is {tensor.dtype} with scale {tensor.scale}, not {due_type}"
+
+
+def _check_room(folder: Path, calibration: Mapping[str, Floats32]) -> None:
+    """RoomError where the disk would be full before the end."""
+    needed = ROOM + sum(array.nbytes for array in calibration.values())
+    if (free := shutil.disk_usage(folder).free) < needed:
+        reason = f"{free / 1e6:.0f} MB are free where {needed / 1e6:.0f} MB are needed"
+        raise RoomError(folder, reason, "make room, or let --work or TMPDIR name a folder on another disk")
 
 
 def _save_calibration(calibration: Mapping[str, Floats32], folder: Path) -> dict[str, str]:

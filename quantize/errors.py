@@ -7,6 +7,7 @@ QuantizeError                 (a bad checkpoint is train.errors.CheckpointError)
 +-- ResultsError        a results file the card cannot be written from; carries path, place, reason, remedy
 +-- ExportError         the ONNX file is refused or differs from torch; carries reason, remedy
 +-- GraphError          layers that will not survive; carries findings
++-- RoomError           a disk that would be full before the end; carries folder, reason, remedy
 +-- ConvertError        the converter failed or its file is not full int8; carries reason, remedy, log, last_lines
 +-- BenchError          a machine on which nothing could be timed; carries machine, reason, remedy
 +-- NetworkError        a network of the user's that cannot be taken; carries source, reason, remedy
@@ -68,6 +69,16 @@ class GraphError(QuantizeError):
         """One line each: what, where in the model's source, why, and what to write instead."""
         rest = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         super().__init__(one_line("graph", f"{findings[0]}{rest}"))
+
+
+class RoomError(QuantizeError):
+    """A disk that would be full before the end."""
+
+    def __init__(self, folder: Path, reason: str, remedy: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(one_line(str(folder), f"{reason}; {remedy}"))
 
 
 class ConvertError(QuantizeError):

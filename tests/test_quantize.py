@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -33,7 +36,7 @@ from quantize.calibrate import Pool, balanced, calibration_inputs, central, chec
 from quantize.cli import explain, main
 from quantize.convert import SUFFIXES, Converted, Inspection, convert, faults, variant_of
 from quantize.corners import Corner, corners, windows
-from quantize.errors import CalibrationError, ConvertError
+from quantize.errors import CalibrationError, ConvertError, RoomError
 from quantize.export import ARGUMENTS, Checkpoint, embed_torch, read_checkpoint, run_onnx, run_torch
 from quantize.layers import Layer, guilty, layers
 from quantize.observers import MIN_MAX, OBSERVERS
@@ -482,6 +485,40 @@ def test_converter_crash_shows_its_last_lines(tmp_path: Path) -> None:
     *shown, last = explain(caught.value)
     assert len(shown) == len(caught.value.last_lines)
     assert "exit code" in last and str(caught.value.log) in last
+
+
+def test_too_little_disk_is_said_before_anything_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 9 * 10**8, 10**8))
+    with pytest.raises(RoomError, match=r"/work: 100 MB are free where 31\d MB are needed; make room, or let --work"):
+        convert(tmp_path / "some.onnx", make_pool(TRAINED).inputs(np.arange(4), "ecg+eda"), tmp_path / "work")
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_an_interruption_leaves_nothing_behind_and_says_what_to_do(files: Path, tmp_path: Path) -> None:
+    """Ctrl-C while the converter runs, which goes to the whole group of processes as a terminal sends it."""
+    output, scratch = tmp_path / "out.affect", tmp_path / "tmp"
+    scratch.mkdir()
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "from quantize.cli import main; main()",
+    )
+    arguments = [str(files / "checkpoint.pt"), "--calibration", str(files / "windows.npz"), "-o", str(output)]
+    with subprocess.Popen(
+        [sys.executable, "-c", "\n".join(code), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(scratch), "HOME": str(tmp_path)},
+    ) as tool:
+        assert tool.stderr is not None
+        for line in tool.stderr:
+            if "convert: operators" in line:
+                os.killpg(tool.pid, signal.SIGINT)
+                break
+        last = [*tool.stderr][-1]
+        assert tool.wait() == 130
+    assert last == "affectd-quantize: interrupted, nothing was written; run it again: what was converted is kept\n"
+    assert not output.exists() and not list(scratch.iterdir())
 
 
 def refusal(capsys: pytest.CaptureFixture[str], checkpoint: Path, calibration: Path, *more: str) -> str:
