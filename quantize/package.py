@@ -326,12 +326,12 @@ def read_results(path: Path, checkpoint: Checkpoint) -> list[dict[str, Any]]:
         raise ResultsError(path, "", error.strerror or str(error), remedy) from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ResultsError(path, "", str(error), remedy) from error
-    task = checkpoint.provenance.get("task")
+    said = checkpoint.provenance
+    task, system = said.get("task"), str(said.get("teacher", said.get("system", checkpoint.model_name)))
     mine = [
         r for r in records if r.mode == mode and (r.runtime, r.label_share) == ("float", 1.0) and r.task in (None, task)
     ]
     chosen = [msgspec.to_builtins(record) for record in mine]
-    system = str(checkpoint.provenance.get("teacher", checkpoint.model_name))
     if not any(record["system"] == system for record in chosen):
         raise ResultsError(path, "mode", f"no record of {system} in mode {mode}", remedy)
     return chosen

@@ -287,6 +287,7 @@ def fit(
     dataset, surrogate = datasets.get(config.dataset), any(material.surrogate.values())
     provenance = {
         "name": f"{system}-{config.dataset}",
+        "system": system,
         "task": config.task,
         "train_subjects": list(fitted.train_subjects),
         "test_subjects": kept,
