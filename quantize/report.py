@@ -43,7 +43,9 @@ def card(manifest: Manifest, report: Mapping[str, Any]) -> str:
 def _what(m: Manifest, report: Mapping[str, Any]) -> list[str]:
     """Task, input and size."""
     model = report["model"]
-    rates = f"ECG at {m.spec.ecg.sfreq:g} Hz and EDA at {m.spec.eda.sfreq:g} Hz"
+    of_each = {"ecg": f"ECG at {m.spec.ecg.sfreq:g} Hz", "eda": f"EDA at {m.spec.eda.sfreq:g} Hz"}
+    both = "; either may be absent" if len(m.modalities) > 1 else ", and nothing else"
+    rates = f"{' and '.join(of_each[modality] for modality in m.modalities)}{both}"
     mode = (
         "It needs a resting baseline of the wearer (`affectd baseline`)."
         if m.spec.needs_baseline
@@ -52,7 +54,7 @@ def _what(m: Manifest, report: Mapping[str, Any]) -> list[str]:
     reads = "windows" if m.features is None else f"{len(m.features.names)} features of windows"
     return [
         f"A network ({model['name']}) that answers: {m.task}. Labels: {', '.join(m.labels)}. It reads {reads} of "
-        f"{m.spec.window_s:g} s, one every {m.spec.stride_s:g} s, of {rates}; either may be absent. {mode}",
+        f"{m.spec.window_s:g} s, one every {m.spec.stride_s:g} s, of {rates}. {mode}",
         f"TFLite with {KINDS[model['format']]}, {model['size_bytes']} bytes, {sum(model['operators'].values())} "
         f"operators, of which {len(model['float_operators'])} in float. "
         f"Format {model['format']}: {report['recipe']['why']}.",
