@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,15 @@ from test_inference import window
 from test_quantize import HELD_OUT, SPEC, TRAINED, checkpoint_tree, make_people, make_pool
 
 from device.bundle import Bundle, check_streams, masks_of, read_bundle, write_bundle
+from device.config import Config, ControlConfig, InferenceConfig, JsonlConfig, RecordingConfig, SinksConfig
+from device.daemon import run
+from device.demo.loader import load
 from device.errors import BundleError, InferenceError
-from device.inference import Classifier
+from device.inference import RUNTIMES, Classifier
 from device.pipeline.spec import MODALITIES
+from device.selftest import check_everywhere
+from device.sources.virtual import VirtualSensor, VirtualSource
+from firmware_bridge.registry import Sensor
 from quantize.export import Checkpoint, export_onnx, read_checkpoint
 from quantize.package import Options, build
 from quantize.recipe import INT8
@@ -26,6 +34,7 @@ from train.models.acc import AccConfig
 from train.models.ecg_transformer import TransformerConfig
 from train.models.emobed import EmoBedConfig
 
+SHIPPED = Path(__file__).parent.parent / "device" / "bundles" / "ecg-transformer.affect"
 SMALL = TransformerConfig(eda_times=240, stem=4, width=16, layers=1, heads=2, feed=16, hidden=8)
 
 
@@ -111,3 +120,35 @@ def test_a_manifest_without_any_modality_is_refused(bundle: Bundle, tmp_path: Pa
     nothing = msgspec.structs.replace(bundle.manifest, inputs=mask_alone)
     with pytest.raises(BundleError, match="inputs: are none of ecg, eda"):
         write_bundle(tmp_path / "none.affect", nothing, bundle.model, bundle.card, {})
+
+
+def test_the_shipped_transformer_is_int8_through_and_through_and_has_passed_its_gate() -> None:
+    bundle = read_bundle(SHIPPED)
+    manifest = bundle.manifest
+    assert manifest.modalities == ("ecg",) and len(bundle.model) <= 512_000
+    assert "of ECG at 128 Hz, and nothing else." in " ".join(bundle.card.split())
+    assert bundle.report["model"]["float_operators"] == [] and bundle.report["gate"]["passed"]
+    assert all(p.agreement >= MIN_AGREEMENT for p in manifest.parity)
+    assert check_everywhere(bundle).keys() == set(RUNTIMES)
+
+
+def test_the_daemon_runs_it_on_real_ecg_beside_a_wrist_that_it_does_not_read(tmp_path: Path) -> None:
+    """A real rest, its ECG flat for its last minute: there it abstains, whatever the wrist has."""
+    rest = load("rest")
+    ecg, flat = rest.ecg.data.copy(), round(60 * rest.ecg.sfreq)
+    ecg[-flat:] = ecg[-flat]
+    chest = VirtualSensor("chest", "polar-pmd-ecg", ecg, rest.ecg.sfreq)
+    sensors = [chest, VirtualSensor("wrist", "open-eda", rest.eda.data, rest.eda.sfreq)]
+    config = Config(
+        sensors=(Sensor(role="ecg", name="chest", address="A0:9E:1A:00:00:01", protocol="polar-pmd-ecg"),),
+        inference=InferenceConfig(bundle=str(SHIPPED)),
+        control=ControlConfig(socket=str(tmp_path / "affectd.sock")),
+        recording=RecordingConfig(directory=str(tmp_path / "recordings")),
+        sinks=SinksConfig(jsonl=JsonlConfig(path=str(tmp_path / "out.jsonl"))),
+    )
+    asyncio.run(run(config, sources=[VirtualSource(sensors)], stop=asyncio.Event()))
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    predictions = [line for line in lines if "label" in line]
+    seen = {tuple(p["modalities"]) for p in predictions}
+    assert seen == {("ecg",), ()}
+    assert {p["label"] for p in predictions} - {None} <= {"rest", "task"} and predictions[-1]["abstained"] == "contact"
