@@ -27,13 +27,12 @@ from device.segment import SUFFIX, affectd_version
 from device.selftest import check_everywhere
 from device.signing import check_trusted
 from device.sinks.sqlite import SCHEMA_VERSION
+from device.wall import SYNCHRONISED
 from firmware_bridge.daemon_client import DaemonError, status
 from firmware_bridge.errors import FirmwareBridgeError
 from firmware_bridge.pair.doctor import Finding
 
 _PACKAGES = ("numpy", "scipy", "msgspec", "bleak")
-_SYNCHRONISED = "run/systemd/timesync/synchronized"
-"""systemd-timesyncd makes it once the clock is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ def _room(config: Config) -> Iterator[Finding]:
 
 
 def _clock(root: Path) -> Iterator[Finding]:
-    if _stat(root / _SYNCHRONISED) is not None:
+    if _stat(root / SYNCHRONISED.relative_to("/")) is not None:
         yield Finding("clock", "ok", "is set over the network")
     elif _stat(root / "sys/class/rtc/rtc0") is not None:
         yield Finding("clock", "ok", "there is a battery-backed one")

@@ -18,7 +18,7 @@ MOVED_NS = 100_000_000
 """A correction or a sleep that is shorter is not worth a word: windows start every few seconds."""
 TRIES = 5
 """Readings of which the quickest counts: what comes between two clocks' readings reads as a step of the wall clock."""
-_SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
+SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 """Made by systemd-timesyncd once it has reached a server; there, too, where ProtectClock= forbids to ask the kernel."""
 _MAX_ERROR_US = 16_000_000
 """The kernel's bound of the clock's error while nobody disciplines it, us. systemd's timedated draws the line here and
@@ -68,7 +68,7 @@ def kernel_error_us() -> int | None:
     return int(timex.maxerror)
 
 
-def is_synchronised(error_us: Callable[[], int | None] = kernel_error_us, flag: Path = _SYNCHRONISED) -> bool:
+def is_synchronised(error_us: Callable[[], int | None] = kernel_error_us, flag: Path = SYNCHRONISED) -> bool:
     """Whether the wall clock is known to be right: by the kernel, whoever sets it, or by systemd-timesyncd."""
     error = error_us()
     return (error is not None and error < _MAX_ERROR_US) or flag.exists()

@@ -203,17 +203,19 @@ def _record(row: Row) -> dict[str, Any]:
 def _beside_float(row: Row, floats: Mapping[tuple[str, str, int], Fold]) -> dict[str, Any]:
     """Of a row that is not in float: share of a fold's windows that the float network names alike, mean over folds, and
     that network's balanced accuracy in these folds; nothing where it is not there or judged other windows."""
-    pairs = [
-        (fold, floats.get((fold.system, fold.subject, fold.seed))) for fold in row.folds if row.mask in fold.scores
-    ]
-    others = [other for _, other in pairs if other is not None and row.mask in other.scores]
-    named = [[f.scores[row.mask].named for f in pair if f is not None and row.mask in f.scores] for pair in pairs]
-    if row.runtime == FLOAT or any(len({len(it) for it in both}) != 1 or len(both) != 2 for both in named):
+    if row.runtime == FLOAT:
         return {}
-    alike = [(one == other).mean() for one, other in named if len(one)]
+    judged = [fold for fold in row.folds if row.mask in fold.scores]
+    known = (floats.get((fold.system, fold.subject, fold.seed)) for fold in judged)
+    others = [other for other in known if other is not None and row.mask in other.scores]
+    if len(others) < len(judged):
+        return {}
+    named = [(f.scores[row.mask].named, o.scores[row.mask].named) for f, o in zip(judged, others, strict=True)]
+    if any(len(one) != len(other) for one, other in named):
+        return {}
     people = _row(row.system, FLOAT, row.mask, others).people.values()
     return {
-        "agreement": rounded(np.mean(alike)),
+        "agreement": rounded(np.mean([(one == other).mean() for one, other in named if len(one)])),
         "float_balanced_accuracy": rounded(np.mean([figures["balanced_accuracy"] for figures in people])),
     }
 
