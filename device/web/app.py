@@ -7,7 +7,6 @@ no other user of the machine, can ask.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from aiohttp import web
 from device import label_command, show
 from device.baseline import Progress
 from device.baseline_command import GUIDE, states, summary
+from device.guarding import HEADERS, HOSTS, host_of, refused, same
 from device.label_command import from_daemon as label_at
 from device.labelling import LabelAnswer, LabelRequest
 from device.metrics import CONTENT_TYPE, exposition
@@ -29,16 +29,8 @@ from firmware_bridge.registry import Role
 
 STATIC = Path(__file__).parent / "static"
 PAGE = "page.html"
-HOSTS = ("127.0.0.1", "localhost", "[::1]")
-"""Names of this machine: a page that was given another name for it (DNS rebinding) is refused."""
 KEY_HEADER = "X-Affectd-Key"
 REQUEST_BYTES = 4096
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _DAEMON = web.AppKey("daemon", Path)
 _KEY = web.AppKey("key", str)
@@ -72,31 +64,23 @@ def make_app(daemon: Path, key: str, metrics_key: str | None = None) -> web.Appl
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what does not come from this machine's own page; turn what goes wrong into one JSON object."""
-    if request.host.rsplit(":", 1)[0] not in HOSTS:
-        return _refused(403, f"{request.host} is not this machine", f"open it as {HOSTS[0]}")
-    if request.path.startswith("/api/") and not _same(request.headers.get(KEY_HEADER, ""), request.app[_KEY]):
-        return _refused(403, "the key is missing or wrong", "open the address that `affectd web` prints, key included")
-    if request.path == "/metrics" and not _same(
+    if (host := host_of(request)) not in HOSTS:
+        return refused(403, f"{host or 'a host without a name'} is not this machine", "open it as 127.0.0.1")
+    if request.path.startswith("/api/") and not same(request.headers.get(KEY_HEADER, ""), request.app[_KEY]):
+        return refused(403, "the key is missing or wrong", "open the address that `affectd web` prints, key included")
+    if request.path == "/metrics" and not same(
         request.headers.get("Authorization", ""), f"Bearer {request.app[_METRICS_KEY]}"
     ):
-        return _refused(403, "the key is missing or wrong", "give it as a bearer token: `authorization` of the scraper")
+        return refused(403, "the key is missing or wrong", "give it as a bearer token: `authorization` of the scraper")
     try:
         response = await handler(request)
     except DaemonError as error:
-        return _refused(503, error.reason, error.remedy)
+        return refused(503, error.reason, error.remedy)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
-        return _refused(400, f"not a request of the page: {error}", "reload the page")
+        return refused(400, f"not a request of the page: {error}", "reload the page")
     if not response.prepared:
         response.headers.update(HEADERS)
     return response
-
-
-def _same(given: str, key: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), key.encode())
-
-
-def _refused(status: int, reason: str, remedy: str) -> web.Response:
-    return web.json_response({"error": reason, "remedy": remedy}, status=status, headers=HEADERS)
 
 
 async def _page(_: web.Request) -> web.FileResponse:
@@ -130,7 +114,7 @@ async def _rest(request: web.Request) -> web.StreamResponse:
     try:
         wanted = BaselineRequest(asked.allow, 60 * asked.minutes, asked.person or None)
     except ValueError as error:
-        return _refused(400, str(error), "give another name, or none")
+        return refused(400, str(error), "give another name, or none")
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", **HEADERS})
     async with ask(request.app[_DAEMON], {"do": "baseline", **msgspec.to_builtins(wanted)}) as answers:
         await response.prepare(request)
