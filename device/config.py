@@ -6,6 +6,7 @@ It knows nothing of how the values are used.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import tomllib
 from collections import Counter
@@ -25,6 +26,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 DeviceName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Origin = Annotated[str, msgspec.Meta(pattern="^https?://[^/?#\\s]+$")]
+HostName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9.-]{1,253}$")]
 
 
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,6 +185,57 @@ class LslConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions that may wait; beyond it the oldest is dropped and counted."""
 
 
+class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table ``[sinks.http]``."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; one that can be reached from elsewhere wants a token, and TLS."""
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8766
+    """Port to listen at."""
+    token_file: str | None = None
+    """File of the token that readers show, for its owner's eyes only; systemd's credential ``http_token`` if not given.
+    On 127.0.0.1 there need be none, and then every program and user of this machine can read."""
+    tls: bool = True
+    """Whether connections from elsewhere are encrypted; only a written ``false`` turns it off."""
+    certificate: str | None = None
+    """PEM file of this device's certificate."""
+    key: str | None = None
+    """PEM file of the certificate's key, without a passphrase; in the certificate's file if not given."""
+    names: tuple[HostName, ...] = ()
+    """Names by which readers ask for this device, beside addresses and its host name; others are refused."""
+    origins: tuple[Origin, ...] = ()
+    """Web pages that may read, as ``http://localhost:3000``; all others are refused."""
+    device: DeviceName | None = None
+    """Name of this device, unlike any other's; of host name and machine id if not given."""
+    log: str = "/var/lib/affectd/http-log.db"
+    """File of the messages that readers may still ask for."""
+    log_messages: Count = 120_000
+    """How many are kept: a week, one in 5 s, about 80 MB; the oldest goes first, and who comes late is told."""
+    readers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    """Readers at the same time; one more is refused."""
+    queue: Count = 256
+    """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
+
+    def __post_init__(self) -> None:
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            raise ValueError(f"host {self.host!r}: expected an address, as 127.0.0.1, or 0.0.0.0 for all") from None
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key without certificate: name the file of the certificate too")
+        if not self.tls and self.certificate is not None:
+            raise ValueError("certificate with tls = false: keep one of them")
+        if not self.is_loopback and self.tls and self.certificate is None:
+            raise ValueError(
+                f"host {self.host} can be reached from elsewhere: name a certificate, or write tls = false"
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody can reach it from elsewhere."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+
 class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tables ``[sinks.*]``; a sink without a table is off."""
 
@@ -193,6 +247,8 @@ class SinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Predictions and events to a broker."""
     lsl: LslConfig | None = None
     """Raw signals, predictions and events as Lab Streaming Layer outlets."""
+    http: HttpConfig | None = None
+    """Predictions and events to programs that ask, live over WebSocket."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -536,6 +592,33 @@ queue = 256
 # device = "device-07"
 # Pieces of raw signal that may wait: minutes; beyond it the oldest is dropped and counted.
 # chunks = 1024
+# As above.
+# queue = 256
+
+# Predictions and events to programs that ask, live over WebSocket (docs/API.md). Wants `pip install 'affectd[web]'`.
+# [sinks.http]
+# Address and port to listen at; an address that can be reached from elsewhere (0.0.0.0: all) wants a token, and TLS.
+# host = "127.0.0.1"
+# port = 8766
+# The token that readers show is in a file that its owner alone may read; without this line systemd's credential
+# http_token. With neither, every program and user of this machine can read, and nobody else.
+# token_file = "/etc/affectd/http_token"
+# false: others can listen in on what goes to elsewhere.
+# tls = true
+# This device's certificate and its key.
+# certificate = "/etc/affectd/device.pem"
+# key = "/etc/affectd/device.key"
+# Names by which readers ask for this device, beside addresses and its host name.
+# names = ["device-07.lab.example.org"]
+# Web pages that may read; all others are refused.
+# origins = ["http://localhost:3000"]
+# Name of this device, as above.
+# device = "device-07"
+# What a reader that was away may still ask for: a week, one in 5 s, about 80 MB; one that comes too late is told.
+# log = "/var/lib/affectd/http-log.db"
+# log_messages = 120000
+# Readers at the same time; one more is refused.
+# readers = 16
 # As above.
 # queue = 256
 """

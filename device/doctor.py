@@ -26,6 +26,7 @@ from device.profile import read_profile
 from device.segment import SUFFIX, affectd_version
 from device.selftest import check_everywhere
 from device.signing import check_trusted
+from device.sinks.secret import read_token
 from device.sinks.sqlite import SCHEMA_VERSION
 from device.wall import SYNCHRONISED
 from firmware_bridge.daemon_client import DaemonError, status
@@ -55,7 +56,7 @@ def examine(patient: Patient) -> list[Finding]:
         return [*findings, _failed("configuration", error), *_clock(patient.root)]
     told = ", ".join(f"{sensor.role}: {sensor.name}" for sensor in sensors)
     findings.append(Finding("configuration", "ok", f"{patient.config} is right ({told})"))
-    findings += [*_bundles(config), *_places(config), *_profile(config), *_results(config)]
+    findings += [*_bundles(config), *_places(config), *_profile(config), *_results(config), *_token(config)]
     findings += [*_room(config), *_clock(patient.root)]
     return [*findings, *_daemon(patient.socket or Path(config.control.socket))]
 
@@ -94,6 +95,7 @@ def private_files(config: Config) -> Iterator[Path]:
     """Those that hold what somebody felt, as far as they are there."""
     sinks = (config.sinks.jsonl, config.sinks.sqlite)
     named = [*(sink.path for sink in sinks if sink is not None), config.person.profile, config.control.state]
+    named += [config.sinks.http.log] if config.sinks.http is not None else []
     yield from (Path(name) for name in named if name is not None)
     with contextlib.suppress(OSError):
         yield from sorted(Path(config.recording.directory).glob(f"*{SUFFIX}"))
@@ -158,6 +160,17 @@ def _results(config: Config) -> Iterator[Finding]:
         yield Finding("results", "fail", f"{path} is of a newer affectd", "install that, or name another file")
     else:
         yield Finding("results", "ok", f"{path} holds {runs} runs")
+
+
+def _token(config: Config) -> Iterator[Finding]:
+    """A file's; systemd's credentials are the daemon's alone."""
+    if config.sinks.http is None or config.sinks.http.token_file is None:
+        return
+    try:
+        read_token(config.sinks.http)
+        yield Finding("token", "ok", f"{config.sinks.http.token_file} is its owner's alone")
+    except DeviceError as error:
+        yield _failed("token", error)
 
 
 def _room(config: Config) -> Iterator[Finding]:

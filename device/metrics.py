@@ -112,6 +112,10 @@ def _sinks(sinks: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
         yield _of("counter", f"sink_{key}_total", f"Predictions and events that were {text}.", samples)
     for key, text in (("queued", "What waits."), ("queue", "What may wait.")):
         yield _of("gauge", f"sink_{key}", text, [({"sink": sink["name"]}, sink[key]) for sink in sinks])
+    served = [({"sink": sink["name"]}, sink["readers"]) for sink in sinks if "readers" in sink]
+    yield _of("gauge", "sink_readers", "Readers that are there.", [(sink, n["reading"]) for sink, n in served])
+    for key, text in (("refused", "Requests that were refused."), ("late", "Readers let go of, which took nothing.")):
+        yield _of("counter", f"sink_readers_{key}_total", text, [(sink, n[key]) for sink, n in served])
 
 
 def _machine(machine: Mapping[str, Any]) -> Iterator[Family]:

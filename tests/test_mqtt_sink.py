@@ -32,8 +32,9 @@ from device.notification import ClockReading, Event
 from device.sinks.base import QueuedSink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.messages import SCHEMA
-from device.sinks.mqtt import HEARD_BYTES, MqttSink, read_password
+from device.sinks.mqtt import HEARD_BYTES, MqttSink
 from device.sinks.outbox import SCHEMA_VERSION, Outbox
+from device.sinks.secret import read_secret
 from device.sources.virtual import VirtualSource
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -400,18 +401,18 @@ def test_an_outbox_that_is_another_s_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_passwords_come_from_files_that_nobody_else_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    assert read_password(None) is None
+    assert read_secret("mqtt", "password", None) is None
     secret = tmp_path / "mqtt_password"
     secret.write_text("pa ss\n")
     secret.chmod(0o640)
     with pytest.raises(SinkError, match=r"others may read \(mode 640\); chmod 600"):
-        read_password(str(secret))
+        read_secret("mqtt", "password", str(secret))
     secret.chmod(0o400)
-    assert read_password(str(secret)) == "pa ss"
+    assert read_secret("mqtt", "password", str(secret)) == "pa ss"
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert read_password(None) == "pa ss"
+    assert read_secret("mqtt", "password", None) == "pa ss"
     with pytest.raises(SinkError, match="no password: No such file"):
-        read_password(str(tmp_path / "none"))
+        read_secret("mqtt", "password", str(tmp_path / "none"))
 
 
 def test_files_of_tls_that_are_none_are_said_at_the_start(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ class Listens(Protocol):
         """Take what flows inside the session; never waits."""
 
 
+@runtime_checkable
+class Serves(Protocol):
+    """A sink that readers come to."""
+
+    def readers(self) -> dict[str, int]:
+        """How many are there, were refused, were let go of."""
+
+
 class QueuedSink:
     """A sink behind a queue: ``put`` never waits, and drops the oldest where the queue is full, because the newest is
     the one somebody looks at and every one can be had again by replaying the recording.
@@ -77,7 +85,8 @@ class QueuedSink:
         """How it does."""
         counts = {"published": self.published, "dropped": self.dropped, "failed": self.failed, "failing": self.failing}
         queue = {"queued": len(self._queue), "queue": self._queue.maxlen}
-        return {"name": self.sink.name, **counts, **queue, "last_error": self.last_error or None}
+        readers = {"readers": self.sink.readers()} if isinstance(self.sink, Serves) else {}
+        return {"name": self.sink.name, **counts, **queue, "last_error": self.last_error or None, **readers}
 
     async def run(self) -> None:
         """Publish until ``close``; one task calls this."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device.config import JsonlConfig, LslConfig, MqttConfig, SinksConfig, SqliteConfig
+from device.config import HttpConfig, JsonlConfig, LslConfig, MqttConfig, SinksConfig, SqliteConfig
 from device.errors import DeviceError, SinkError
 from device.notification import ClockReading
 from device.sinks.base import Item, Listens, QueuedSink, Sink, device_id
@@ -24,7 +25,7 @@ from firmware_bridge.packet import StreamInfo
 if TYPE_CHECKING:
     from device.pipeline.types import Chunk, Window
 
-Table = JsonlConfig | SqliteConfig | MqttConfig | LslConfig
+Table = JsonlConfig | SqliteConfig | MqttConfig | LslConfig | HttpConfig
 """One table ``[sinks.*]``."""
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Sinks:
 
     def __init__(self, run: Run, streams: Mapping[str, StreamInfo], labels: Sequence[str]) -> None:
         self._run = run
+        self._run_id = uuid.uuid4().hex
         self._streams = streams
         self._labels = labels
         self._open: dict[str, OpenSink] = {}
@@ -114,20 +116,31 @@ class Sinks:
             case SqliteConfig():
                 return SqliteSink(Path(table.path), self._run)
             case MqttConfig():
-                return _mqtt(table, self._run, self._streams)
+                return _mqtt(table, self._run, self._streams, self._run_id)
+            case HttpConfig():
+                return _http(table, self._run, self._streams, self._run_id)
             case LslConfig():
                 from device.sinks.lsl import LslSink  # numpy comes with it
 
                 return LslSink(table, self._streams, self._labels, table.device or device_id())
 
 
-def _mqtt(config: MqttConfig, run: Run, streams: Mapping[str, StreamInfo]) -> Sink:
+def _mqtt(config: MqttConfig, run: Run, streams: Mapping[str, StreamInfo], run_id: str) -> Sink:
     """Raises SinkError where the client's package is not there."""
     try:
         from device.sinks.mqtt import MqttSink
     except ImportError as error:
         raise SinkError("mqtt", f"a package is not here ({error.name})", "pip install 'affectd[mqtt]'") from error
-    return MqttSink(config, run, streams)
+    return MqttSink(config, run, streams, run_id=run_id)
+
+
+def _http(config: HttpConfig, run: Run, streams: Mapping[str, StreamInfo], run_id: str) -> Sink:
+    """Raises SinkError where the server's package is not there."""
+    try:
+        from device.sinks.http import HttpSink
+    except ImportError as error:
+        raise SinkError("http", f"a package is not here ({error.name})", "pip install 'affectd[web]'") from error
+    return HttpSink(config, run, streams, run_id=run_id)
 
 
 def _tables(config: SinksConfig) -> dict[str, Table]:

@@ -1,23 +1,30 @@
-"""What is published over MQTT: each payload as plain types, and the description of a device that Home Assistant reads.
+"""What is published over MQTT and HTTP: each payload as plain types, and a device as Home Assistant wants it described.
 
 docs/MQTT.md documents them, docs/mqtt.schema.json is what tests hold them to. Pure: it opens nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from device.inference import Prediction
 from device.notification import ClockReading, Event
+from device.sinks.base import Item
 from device.sinks.sqlite import Run
 from firmware_bridge.packet import StreamInfo
 
 SCHEMA = 1
 """Version of the payloads; a change that a reader must know of raises it."""
 ONLINE, OFFLINE = "online", "offline"
+Topic = Literal["prediction", "event", "clock"]
+"""One message a window; one for whatever somebody marks; one for each reading of the wall clock: at the start of a run,
+and after each correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +43,9 @@ class Topics:
         """What runs, retained."""
         return f"{self.base}/state"
 
-    @property
-    def prediction(self) -> str:
-        """One message a window."""
-        return f"{self.base}/prediction"
-
-    @property
-    def event(self) -> str:
-        """One message for whatever somebody marks."""
-        return f"{self.base}/event"
-
-    @property
-    def clock(self) -> str:
-        """One message for each reading of the wall clock: at the start of a run, and after each correction."""
-        return f"{self.base}/clock"
+    def of(self, topic: Topic) -> str:
+        """One message for each item."""
+        return f"{self.base}/{topic}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +77,37 @@ class Stamp:
         wall = wall_time(round(time * 1e9) + offset_ns)
         return {"schema": SCHEMA, "device": self.device, "run": self.run, "index": index, "wall": wall}
 
-    def of_state(self, run: Run, streams: Mapping[str, StreamInfo], waiting: int, dropped: int) -> dict[str, Any]:
-        """Payload of ``state``: what runs, and nothing of anybody's body."""
+    def of_state(self, run: Run, streams: Mapping[str, StreamInfo], **kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Payload of ``state``: what runs, and nothing of anybody's body; ``kept`` is what a sink says of its store."""
         sensors = [
             {"name": name, "modality": info.modality, "protocol": info.protocol, "sfreq": info.sfreq}
             for name, info in streams.items()
         ]
         begun = {"schema": SCHEMA, "device": self.device, "run": self.run, "since": wall_time(run.wall_ns)}
         bundle = {"name": run.bundle, "sha256": run.bundle_sha256}
-        outbox = {"waiting": waiting, "dropped": dropped}
-        return begun | {"affectd": run.affectd, "bundle": bundle, "sensors": sensors, "outbox": outbox}
+        return begun | {"affectd": run.affectd, "bundle": bundle, "sensors": sensors, **kept}
+
+
+class Messages:
+    """Items in, messages out; of a run, it counts what has no index of its own."""
+
+    def __init__(self, stamp: Stamp) -> None:
+        self._stamp = stamp
+        self._counts: Counter[type] = Counter()
+
+    def of(self, item: Item, offset_ns: int) -> tuple[Topic, bytes]:
+        """Topic and payload in JSON; ``offset_ns`` is wall clock minus the host's clock."""
+        index = self._counts[type(item)]
+        topic: Topic
+        match item:
+            case Event():
+                topic, payload = "event", self._stamp.of_event(item, index, offset_ns)
+            case ClockReading():
+                topic, payload = "clock", self._stamp.of_clock(item, index)
+            case _:
+                topic, payload = "prediction", self._stamp.of_prediction(item, offset_ns)
+        self._counts[type(item)] += 1
+        return topic, msgspec.json.encode(payload)
 
 
 def wall_time(wall_ns: int) -> str:
@@ -126,7 +143,7 @@ def discovery(device: str, topics: Topics, version: str, modalities: tuple[str, 
             "entity_category": "diagnostic",
             **_PERCENT,
         }
-    told = {"platform": "sensor", "state_topic": topics.prediction, "availability_topic": topics.availability}
+    told = {"platform": "sensor", "state_topic": topics.of("prediction"), "availability_topic": topics.availability}
     connected = {
         "platform": "binary_sensor",
         "name": "Connected",

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import random
 import socket
 import ssl
-import stat
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,10 +28,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from device.config import MqttConfig
 from device.errors import SinkError
-from device.notification import ClockReading, Event
 from device.sinks.base import Item, device_id
-from device.sinks.messages import OFFLINE, ONLINE, Stamp, Topics, discovery
+from device.sinks.messages import OFFLINE, ONLINE, Messages, Stamp, Topics, discovery
 from device.sinks.outbox import Outbox
+from device.sinks.secret import load_certificate, read_secret
 from device.sinks.sqlite import Run
 from device.wall import host_ns
 from firmware_bridge.packet import StreamInfo
@@ -61,8 +58,6 @@ HEARD_BYTES = 1 << 20
 """A broker has nothing to say to us but acknowledgements: one that sends more than this is not listened to."""
 ACK_BYTES = 256
 """Of that, for each acknowledgement."""
-CREDENTIAL = "mqtt_password"
-"""Name of the password among systemd's credentials (``LoadCredential=mqtt_password:FILE``)."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +81,7 @@ class MqttSink:
         run: Run,
         streams: Mapping[str, StreamInfo],
         *,
+        run_id: str | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         """Open the outbox and begin to connect; raises SinkError for files that cannot be used."""
@@ -95,10 +91,10 @@ class MqttSink:
         self._run = run
         self._streams = streams
         self._dice = dice
-        self._stamp = Stamp(self.device, uuid.uuid4().hex)
-        self._counts: Counter[type] = Counter()
+        self._stamp = Stamp(self.device, run_id or uuid.uuid4().hex)
+        self._messages = Messages(self._stamp)
         self._tls = _tls(config) if config.tls else None
-        self._password = read_password(config.password_file)
+        self._password = read_secret("mqtt", "password", config.password_file)
         self._outbox = Outbox(Path(config.outbox), config.outbox_messages)
         self._said = ""
         self._attempts = 0
@@ -122,16 +118,8 @@ class MqttSink:
 
     def write(self, item: Item) -> None:
         """Put one on the disk, for the thread to send."""
-        index, offset_ns = self._counts[type(item)], time.time_ns() - host_ns()
-        match item:
-            case Event():
-                topic, payload = self.topics.event, self._stamp.of_event(item, index, offset_ns)
-            case ClockReading():
-                topic, payload = self.topics.clock, self._stamp.of_clock(item, index)
-            case _:
-                topic, payload = self.topics.prediction, self._stamp.of_prediction(item, offset_ns)
-        self._counts[type(item)] += 1
-        self._outbox.put(topic, msgspec.json.encode(payload))
+        topic, payload = self._messages.of(item, time.time_ns() - host_ns())
+        self._outbox.put(self.topics.of(topic), payload)
 
     async def publish(self, item: Item) -> None:
         """Put one on the disk, without holding up the event loop where that is slow."""
@@ -195,7 +183,8 @@ class MqttSink:
 
     def _introduce(self, link: _Link) -> None:
         """What stays with the broker for whoever comes later."""
-        state = self._stamp.of_state(self._run, self._streams, self._outbox.waiting, self._outbox.dropped)
+        outbox = {"waiting": self._outbox.waiting, "dropped": self._outbox.dropped}
+        state = self._stamp.of_state(self._run, self._streams, outbox=outbox)
         link.keep(self.topics.state, msgspec.json.encode(state))
         if self._config.home_assistant:
             modalities = tuple(info.modality for info in self._streams.values())
@@ -375,28 +364,5 @@ def _tls(config: MqttConfig) -> ssl.SSLContext:
     except OSError as error:
         raise SinkError(f"mqtt: {config.ca}", f"no CA: {error}", "name a PEM file in [sinks.mqtt] ca") from error
     if config.certificate is not None:
-        try:
-            context.load_cert_chain(config.certificate, config.key, password=lambda: "")
-        except OSError as error:
-            remedy = "name PEM files of one pair, the key without a passphrase, in [sinks.mqtt] certificate and key"
-            raise SinkError(f"mqtt: {config.certificate}", f"no certificate: {error}", remedy) from error
+        load_certificate(context, "mqtt", config.certificate, config.key)
     return context
-
-
-def read_password(path: str | None) -> str | None:
-    """From a file that its owner alone may read, or systemd's credentials; None where there is neither.
-
-    Raises SinkError.
-    """
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    file = Path(path) if path is not None else Path(folder, CREDENTIAL) if folder is not None else None
-    if file is None or (path is None and not file.exists()):
-        return None
-    try:
-        mode = stat.S_IMODE(file.stat().st_mode)
-        if mode & 0o077:
-            raise SinkError(f"mqtt: {file}", f"a password that others may read (mode {mode:o})", f"chmod 600 {file}")
-        return file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or "not UTF-8"
-        raise SinkError(f"mqtt: {file}", f"no password: {what}", "see [sinks.mqtt] password_file") from error

@@ -43,9 +43,10 @@ class Message(NamedTuple):
 class Outbox:
     """One file, for one process; each method may be called from any thread."""
 
-    def __init__(self, path: Path, most: int) -> None:
-        """Open or begin a file that holds at most ``most`` messages; raises SinkError."""
+    def __init__(self, path: Path, most: int, key: str = "[sinks.mqtt] outbox") -> None:
+        """Open or begin a file that holds at most ``most`` messages and is named by ``key``; raises SinkError."""
         self.path = Path(path)
+        self.key = key
         self.most = most
         self._lock = threading.Lock()
         try:
@@ -53,7 +54,7 @@ class Outbox:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _MODE))  # SQLite's own files take its mode
             self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         except OSError as error:
-            remedy = "name another file in [sinks.mqtt] outbox, or make this one writable"
+            remedy = f"name another file in {key}, or make this one writable"
             raise SinkError(str(path), f"cannot be written: {error.strerror}", remedy) from error
         try:
             self._prepare()
@@ -67,7 +68,7 @@ class Outbox:
             self._db.close()
             if "locked" in str(error):
                 raise SinkError(str(path), "another affectd uses it", "stop that one, or name another file") from error
-            remedy = "move it away, then a new one is begun, or name another file in [sinks.mqtt] outbox"
+            remedy = f"move it away, then a new one is begun, or name another file in {key}"
             raise SinkError(str(path), f"is no outbox of affectd ({error})", remedy) from error
 
     def _prepare(self) -> None:
@@ -76,7 +77,7 @@ class Outbox:
         if version > SCHEMA_VERSION:
             self._db.close()
             reason = f"is of a newer affectd (version {version} of its tables, this one knows {SCHEMA_VERSION})"
-            raise SinkError(str(self.path), reason, "name another file in [sinks.mqtt] outbox, or install that one")
+            raise SinkError(str(self.path), reason, f"name another file in {self.key}, or install that one")
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
@@ -90,17 +91,19 @@ class Outbox:
 
     def put(self, topic: str, payload: bytes) -> None:
         """Add one, on the disk; beyond the bound the oldest are dropped and counted. Raises sqlite3.Error."""
-        with self._lock, self._db:
-            self._db.execute("BEGIN")
-            added = self._db.execute("INSERT INTO message (topic, payload) VALUES (?, ?)", (topic, payload)).lastrowid
-            over = max(0, self.waiting + 1 - self.most)
-            if over:
-                oldest = "SELECT id FROM message ORDER BY id LIMIT ?"
-                self._db.execute(f"DELETE FROM message WHERE id IN ({oldest})", (over,))
-                self._db.execute("UPDATE dropped SET n = n + ?", (over,))
-        self.newest = added or 0
-        self.waiting += 1 - over
-        self.dropped += over
+        insert = "INSERT INTO message (topic, payload) VALUES (?, ?)"
+        with self._lock:
+            with self._db:
+                self._db.execute("BEGIN")
+                added = self._db.execute(insert, (topic, payload)).lastrowid
+                over = max(0, self.waiting + 1 - self.most)
+                if over:
+                    oldest = "SELECT id FROM message ORDER BY id LIMIT ?"
+                    self._db.execute(f"DELETE FROM message WHERE id IN ({oldest})", (over,))
+                    self._db.execute("UPDATE dropped SET n = n + ?", (over,))
+            self.newest = added or 0
+            self.waiting += 1 - over
+            self.dropped += over
 
     def after(self, last: int, most: int) -> list[Message]:
         """The next ``most`` messages behind ``id`` ``last``, oldest first."""
