@@ -21,7 +21,7 @@ from typing import Any, get_args
 import msgspec
 
 from device.bundle import DEFAULT_BUNDLE, read_bundle
-from device.config import Config, sensors_of
+from device.config import Config, SinksConfig, sensors_of
 from device.errors import DeviceError
 from device.inference import RUNTIMES, Reason
 from device.log_level import LEVELS
@@ -34,7 +34,10 @@ from firmware_bridge.protocols import PROTOCOLS
 
 BLANK = "(blanked)"
 OURS = frozenset(
-    (*PROTOCOLS, *get_args(LinkState), *get_args(Reason), *RUNTIMES, *LEVELS, *MODALITIES, "auto", "jsonl", "sqlite")
+    (
+        *(*PROTOCOLS, *get_args(LinkState), *get_args(Reason), *RUNTIMES, *LEVELS, *MODALITIES),
+        *("auto", *SinksConfig.__struct_fields__),
+    )
 )
 """Words of affectd's own, which say nothing of anybody."""
 WHOLE = ("affectd", "bundle_sha256", "runtime")

@@ -93,6 +93,15 @@ def test_the_example_names_every_key() -> None:
         (SENSOR + "[sinks.mqtt]\nhost = 'h'\ndevice = 'a/b'\n", "line 8: sinks.mqtt.device: Expected `str` matching"),
         (SENSOR + "[sinks.mqtt]\nhost = 'h'\ntopic = 'a/#'\n", "line 8: sinks.mqtt.topic: Expected `str` matching"),
         (SENSOR + "[sinks.mqtt]\nhost = 'h'\npassword = 'x'\n", "did you mean 'password_file'?"),
+        (SENSOR + "[sinks.http]\nhost = 'localhost'\n", "line 6: sinks.http: host 'localhost': expected an address"),
+        (
+            SENSOR + "[sinks.http]\nhost = '0.0.0.0'\n",
+            "can be reached from elsewhere: name a certificate, or write tls",
+        ),
+        (SENSOR + "[sinks.http]\nkey = 'x'\n", "line 6: sinks.http: key without certificate"),
+        (SENSOR + "[sinks.http]\ntls = false\ncertificate = 'x'\n", "certificate with tls = false: keep one of them"),
+        (SENSOR + "[sinks.http]\norigins = ['*']\n", "line 7: sinks.http.origins.0: Expected `str` matching"),
+        (SENSOR + "[sinks.http]\ntoken = 'x'\n", "did you mean 'token_file'?"),
         (SENSOR + SENSOR, "2 sensors with role 'ecg'"),
         (SENSOR + WRIST.replace("wrist", "chest"), "2 sensors with name 'chest'"),
         (SENSOR + WRIST.replace(":02", ":01"), "2 sensors with address 'A0:9E:1A:00:00:01'"),
@@ -134,6 +143,12 @@ def test_a_broker_is_spoken_to_in_the_clear_only_where_that_is_written() -> None
     for text, tls, port in (("", True, 8883), ("tls = false", False, 1883), ("port = 1883", True, 1883)):
         mqtt = parse_config(f"{SENSOR}[sinks.mqtt]\nhost = 'h'\n{text}\n").sinks.mqtt
         assert mqtt is not None and (mqtt.tls, mqtt.port_number) == (tls, port)
+
+
+def test_readers_from_elsewhere_are_served_in_the_clear_only_where_that_is_written() -> None:
+    for text, is_loopback in (("", True), ("host = '::1'", True), ("host = '0.0.0.0'\ntls = false", False)):
+        http = parse_config(f"{SENSOR}[sinks.http]\n{text}\n").sinks.http
+        assert http is not None and http.is_loopback == is_loopback
 
 
 def is_valid(text: str) -> bool:

@@ -30,5 +30,9 @@ def test_what_starts_often_or_after_a_crash_loads_no_scipy(module: str) -> None:
     assert "scipy" not in loaded_by(f"import {module}")
 
 
+def test_the_server_of_a_sink_is_loaded_only_with_it() -> None:
+    assert loaded_by("import device.daemon, device.cli, device.doctor").isdisjoint({"aiohttp", "paho"})
+
+
 def test_codecs_are_the_standard_library_alone() -> None:
     assert loaded_by("import firmware_bridge.protocols").isdisjoint({"numpy", "scipy", "msgspec", "bleak"})

@@ -141,6 +141,12 @@ def test_a_device_that_is_well(life: Life) -> None:
     assert set(told) == {"versions", "configuration", "bundle", "place", "profile", "disk", "clock", "daemon"}
 
 
+def bad_token(life: Life) -> None:
+    (life.folder / "token").touch(0o644)
+    config = (life.folder / "c.toml").read_text()
+    (life.folder / "c.toml").write_text(f"{config}\n[sinks.http]\ntoken_file = '{life.folder / 'token'}'\n")
+
+
 def wrong_config(life: Life) -> None:
     (life.folder / "c.toml").write_text("[inference]\nbundel = 1\n")
 
@@ -185,6 +191,7 @@ def no_results(life: Life) -> None:
         (damaged_profile, "profile", "fail", "p.json"),
         (newer_results, "results", "fail", "of a newer affectd"),
         (no_results, "results", "fail", "results.db"),
+        (bad_token, "token", "fail", "a token that others may read (mode 644)"),
         (lambda _: None, "clock", "warn", "not known to be set"),
     ],
 )
