@@ -157,15 +157,15 @@ def test_a_reader_that_is_killed_comes_again_and_has_everything_once(tmp_path: P
         return thread
 
     with serving(tmp_path) as sink:
-        for begin in range(0, 600, 200):
-            thread = write(sink, *range(begin, begin + 200))
-            read(sink, 60)
+        for begin in range(0, 300, 100):
+            thread = write(sink, *range(begin, begin + 100))
+            read(sink, 30)
             thread.join()
     with serving(tmp_path) as sink:
-        fill(sink, *range(600, 620))
+        fill(sink, *range(300, 310))
         with stream(sink, positions[-1]) as reader:
-            seen += indices(heard(reader, 1 + 620 - len(seen)))
-    assert seen == list(range(620))
+            seen += indices(heard(reader, 1 + 310 - len(seen)))
+    assert seen == list(range(310))
 
 
 def test_who_comes_too_late_is_told_what_is_lost(tmp_path: Path) -> None:
@@ -259,6 +259,16 @@ def test_who_never_takes_anything_is_cut_off(path: str, tmp_path: Path) -> None:
             assert len(rest_of(peer)) < MANY * len("motion" * 1000)
 
 
+def test_who_has_gone_without_a_word_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine still takes what is sent, but nobody answers to the heartbeat."""
+    monkeypatch.setattr(readers, "HEARTBEAT_S", 0.2)
+    handshake = {"Upgrade": "websocket", "Connection": "upgrade", "Sec-WebSocket-Version": "13"}
+    with serving(tmp_path) as sink:
+        reply = raw(sink, "GET /v1/stream", **handshake, **{"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})
+        assert reply.startswith("HTTP/1.1 101 ")
+        until(lambda: sink.readers() == {"reading": 0, "refused": 0, "late": 1}, "it is let go of")
+
+
 def test_who_speaks_is_shown_the_door(tmp_path: Path) -> None:
     with serving(tmp_path) as sink:
         for said, code in (("{}", 1008), (b"\0", 1008), ("x" * (HEARD_BYTES + 1), 1009)):
@@ -340,7 +350,7 @@ def sent(sink: HttpSink, said: bytes, ends: bool = False) -> bytes:
 
 def raw(sink: HttpSink, request: str, **headers: str) -> str:
     lines = (f"{request} HTTP/1.1", "Host: 127.0.0.1", *(f"{key}: {value}" for key, value in headers.items()), "", "")
-    return sent(sink, "\r\n".join(lines).encode("latin-1")).decode()
+    return sent(sink, "\r\n".join(lines).encode("latin-1")).decode("latin-1")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ PATIENCE_S = 30.0
 CLOSE_S = 1.0
 """For a reader to hear that, and why, it is let go of."""
 HEARTBEAT_S = 20.0
-"""Of silence, after which a reader is asked whether it is there."""
+"""Of silence, after which a reader is asked whether it is there; half of it later it is gone."""
 HEARD_BYTES = 1024
 """A reader has nothing to say but pongs and goodbyes."""
 RETRY_S = 5
@@ -140,9 +140,7 @@ class Readers:
         """Refuse who may not read, or asks for what is not there, in one JSON object; no answer waits for ever."""
         try:
             self._door.check(request)
-            response = await (
-                self._permit(request) if request.method == "OPTIONS" else self._admitted(request, handler)
-            )
+            response = _permit(request) if request.method == "OPTIONS" else await self._admitted(request, handler)
         except _RefusedError as error:
             self.refused += 1
             response = error.response
@@ -154,24 +152,8 @@ class Readers:
         response.headers.update({**HEADERS, **self._shared(request)})
         response.force_close()
         with _aborting(request):
-            try:
-                async with asyncio.timeout(self._patience_s):
-                    await response.prepare(request)
-                    await response.write_eof()
-            except TimeoutError:
-                self.late += 1
-                raise
+            await self._sent(_whole(request, response))
         return response
-
-    async def _permit(self, request: web.Request) -> web.Response:
-        asked = request.headers.get("Access-Control-Request-Method", "")
-        if "Origin" not in request.headers or asked != "GET":
-            raise web.HTTPMethodNotAllowed(request.method, ["GET"])
-        headers = {
-            "Access-Control-Allow-Methods": "GET",
-            "Access-Control-Allow-Headers": "authorization, last-event-id",
-        }
-        return web.Response(status=204, headers=headers)
 
     def _shared(self, request: web.Request) -> dict[str, str]:
         """What tells a browser that the page, which has passed the door, may read the answer."""
@@ -255,6 +237,7 @@ class Readers:
         except TimeoutError:
             return WSCloseCode.TRY_AGAIN_LATER, "too slow; come again with since"
         finally:
+            self.late += isinstance(response.exception(), TimeoutError)  # it has not answered to the heartbeat
             await _ended(telling, hearing)
 
     async def _over_events(self, request: web.Request, since: str) -> web.StreamResponse:
@@ -304,6 +287,20 @@ class Readers:
         except TimeoutError:
             self.late += 1
             raise
+
+
+def _permit(request: web.Request) -> web.Response:
+    """What a browser hears that asks beforehand."""
+    asked = request.headers.get("Access-Control-Request-Method", "")
+    if "Origin" not in request.headers or asked != "GET":
+        raise web.HTTPMethodNotAllowed(request.method, ["GET"])
+    headers = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "authorization, last-event-id"}
+    return web.Response(status=204, headers=headers)
+
+
+async def _whole(request: web.Request, response: web.StreamResponse) -> None:
+    await response.prepare(request)
+    await response.write_eof()
 
 
 @contextlib.contextmanager
