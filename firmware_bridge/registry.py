@@ -19,14 +19,16 @@ import msgspec
 
 from firmware_bridge import whole_file
 from firmware_bridge.errors import RegistryError
+from firmware_bridge.private import make_folder
 from firmware_bridge.protocols import PROTOCOLS, UnknownProtocolError, codec
 
 Role = Literal["ecg", "eda"]
 
+SERVICE = Path("/var/lib/affectd/sensors.toml")
+"""What the service reads, in the home of its user."""
 _ADDRESS = re.compile(r"[0-9A-F]{2}(:[0-9A-F]{2}){5}")
 _HEADER = "# Sensors paired with affectd. Written by affectd-pair; `affectd-pair list` shows it.\n"
 _REMEDY = "correct it, or remove the file and pair again with `affectd-pair add`"
-_DIRECTORY_MODE = 0o700
 
 
 def is_address(text: str) -> bool:
@@ -73,10 +75,21 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sensor: tuple[Sensor, ...] = ()
 
 
-def default_path() -> Path:
-    """``sensors.toml`` in the user's configuration directory (XDG)."""
+def default_path(service: Path = SERVICE) -> Path:
+    """For the service's user the file that the service reads, else ``sensors.toml`` in the user's configuration
+    directory (XDG)."""
+    if _owned(service.parent):
+        return service
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "affectd" / "sensors.toml"
+
+
+def _owned(folder: Path) -> bool:
+    """Whether a folder is this user's own; root's own is nobody's service."""
+    try:
+        return 0 != folder.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def read(path: Path) -> tuple[Sensor, ...]:
@@ -106,7 +119,7 @@ def write(path: Path, sensors: Iterable[Sensor]) -> None:
     sensors = tuple(sensors)
     _refuse_duplicates(path, sensors)
     try:
-        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_folder(path.parent)
         whole_file.replace(path, dumps(sensors).encode())
     except OSError as error:
         remedy = "choose a file in a directory that this user may write"

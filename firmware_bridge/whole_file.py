@@ -9,10 +9,10 @@ import os
 import tempfile
 from pathlib import Path
 
-OWNER_ALONE = 0o600
+from firmware_bridge.private import FILE_MODE
 
 
-def replace(path: Path, data: bytes, mode: int = OWNER_ALONE) -> None:
+def replace(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
     """Write beside it, to the disk, and put it in place; raises OSError, and then the old file is as it was."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 import tomllib
 from pathlib import Path
@@ -157,3 +158,16 @@ def test_default_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.default_path() == Path("/somewhere/affectd/sensors.toml")
     monkeypatch.setenv("XDG_CONFIG_HOME", "")
     assert registry.default_path() == Path.home() / ".config" / "affectd" / "sensors.toml"
+
+
+def test_the_service_s_user_has_the_service_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")
+    file, owner = tmp_path / "sensors.toml", tmp_path.stat().st_uid or 1000
+    os.chown(tmp_path, owner, -1)
+    for user, expected in ((owner, file), (owner + 1, Path("/somewhere/affectd/sensors.toml"))):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        assert registry.default_path(file) == expected
+    os.chown(tmp_path, os.getuid(), -1)
+    monkeypatch.setattr(os, "geteuid", os.getuid)
+    if os.getuid() == 0:  # root's own folder is no service's
+        assert registry.default_path(file) == Path("/somewhere/affectd/sensors.toml")

@@ -16,14 +16,14 @@ from device.config import example_config, load_config
 from device.errors import DeviceError, InstallError
 from device.install import plan
 from device.install.machine import Machine
-from device.install.plan import CONFIG, CURRENT, MARK, PREVIOUS, REGISTRY, UNIT, VERSIONS, Command, Layout, Release
+from device.install.plan import CONFIG, CURRENT, MARK, PREVIOUS, UNIT, VERSIONS, Command, Layout, Release
 from device.install.wheel import UNITS
 from firmware_bridge.daemon_client import status as ask_status
 from firmware_bridge.errors import FirmwareBridgeError
 from firmware_bridge.registry import read as read_registry
 
 DPKG = PurePosixPath("/var/lib/dpkg/info/affectd.list")
-PAIRED_NEXT = f"no sensor is paired yet: `sudo -u affectd affectd-pair --file {REGISTRY} add`, then `affectd install`"
+PAIRED_NEXT = "no sensor is paired yet: `sudo -u affectd affectd-pair add`, then `affectd install`"
 LOG = "see `journalctl -u affectd`"
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from firmware_bridge.registry import SERVICE
+
 HOME = PurePosixPath("/opt/affectd")
 VERSIONS = HOME / "versions"
 CURRENT = HOME / "current"
@@ -24,11 +26,11 @@ MARK = "installed.json"
 """In a version's folder, written last: a folder without it was not finished."""
 CONFIG = PurePosixPath("/etc/affectd/affectd.toml")
 STATE = PurePosixPath("/var/lib/affectd")
-REGISTRY = STATE / "sensors.toml"
+REGISTRY = PurePosixPath(SERVICE)
 DROP_INS = PurePosixPath("/etc/systemd/system/affectd.service.d")
 UNIT = "affectd.service"
 PROGRAMS = ("affectd", "affectd-pair")
-EXTRAS = ("device", "web", "mqtt", "sign")
+EXTRAS = ("device", "web", "mqtt", "sign", "encrypt")
 """Installed unless others are named: what the configuration may ask for."""
 VENV_REMEDY = "install what is missing: `apt install python3-venv`"
 SYSUSERS = PurePosixPath("/usr/lib/sysusers.d/affectd.conf")

@@ -78,7 +78,8 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
     *("--file", "path"),
     type=FilePath,
     envvar="AFFECTD_SENSORS",
-    help="Where added sensors are kept (or AFFECTD_SENSORS).  [default: $XDG_CONFIG_HOME/affectd/sensors.toml]",
+    help="Where added sensors are kept (or AFFECTD_SENSORS).  [default: as the service's user its own, else "
+    "$XDG_CONFIG_HOME/affectd/sensors.toml]",
 )
 @click.option("--socket", type=FilePath, default=socket_path, help="Where a running affectd listens.")
 @click.option(
@@ -92,7 +93,11 @@ def group(context: click.Context, path: Path | None, socket: Path, adapter: str 
     if simulate:
         outside = replace(outside, radio=simulated_radio)
         path = path or Path(context.with_resource(tempfile.TemporaryDirectory())) / "sensors.toml"
-    context.obj = Setup(outside, path or registry.default_path(), None if simulate else socket, adapter, simulate)
+    if path is None:
+        path = registry.default_path()
+        if path == registry.SERVICE:
+            click.echo(f"{PROGRAM}: sensors of the service, {path}", err=True)
+    context.obj = Setup(outside, path, None if simulate else socket, adapter, simulate)
 
 
 @group.command("scan")

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from firmware_bridge.daemon_client import listened_at
+from firmware_bridge.private import FILE_MODE
 from firmware_bridge.virtual.errors import CommandError, ServeError
 from firmware_bridge.virtual.sensors import VirtualSensor
-
-OWNER_ONLY = 0o600
 
 
 class ControlSocket:
@@ -35,7 +34,7 @@ class ControlSocket:
         try:
             self._path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(self._accept, self._path)
-            self._path.chmod(OWNER_ONLY)
+            self._path.chmod(FILE_MODE)
         except OSError as error:
             raise ServeError(str(self._path), f"cannot listen: {error}", "give another --control") from error
         return self
