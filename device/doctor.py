@@ -11,7 +11,7 @@ import os
 import platform
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from device.selftest import check_everywhere
 from device.signing import check_trusted
 from device.sinks.secret import read_token
 from device.sinks.sqlite import SCHEMA_VERSION
-from device.wall import SYNCHRONISED
+from device.wall import SYNCHRONISED, is_synchronised, kernel_error_us
 from firmware_bridge.daemon_client import DaemonError, status
 from firmware_bridge.errors import FirmwareBridgeError
 from firmware_bridge.pair.doctor import Finding
@@ -44,6 +44,8 @@ class Patient:
     socket: Path | None = None
     """None: the configuration's."""
     root: Path = ROOT
+    error_us: Callable[[], int | None] = kernel_error_us
+    """The kernel's bound of the wall clock's error."""
 
 
 def examine(patient: Patient) -> list[Finding]:
@@ -53,11 +55,11 @@ def examine(patient: Patient) -> list[Finding]:
         config = load_config(patient.config)
         sensors = sensors_of(config)
     except (DeviceError, FirmwareBridgeError) as error:
-        return [*findings, _failed("configuration", error), *_clock(patient.root)]
+        return [*findings, _failed("configuration", error), *_clock(patient)]
     told = ", ".join(f"{sensor.role}: {sensor.name}" for sensor in sensors)
     findings.append(Finding("configuration", "ok", f"{patient.config} is right ({told})"))
     findings += [*_bundles(config), *_places(config), *_profile(config), *_results(config), *_token(config)]
-    findings += [*_room(config), *_clock(patient.root)]
+    findings += [*_room(config), *_clock(patient)]
     return [*findings, *_daemon(patient.socket or Path(config.control.socket))]
 
 
@@ -156,7 +158,7 @@ def _results(config: Config) -> Iterator[Finding]:
     except sqlite3.Error as error:
         yield Finding("results", "fail", f"{path}: {error}", "move it away, then a new one is begun")
         return
-    if number > SCHEMA_VERSION:
+    if number > RESULTS.version:
         yield Finding("results", "fail", f"{path} is of a newer affectd", "install that, or name another file")
     else:
         yield Finding("results", "ok", f"{path} holds {runs} runs")
@@ -186,10 +188,10 @@ def _room(config: Config) -> Iterator[Finding]:
         yield Finding("disk", "ok", f"{free / 2**30:.1f} GB are free at {place}")
 
 
-def _clock(root: Path) -> Iterator[Finding]:
-    if _stat(root / SYNCHRONISED.relative_to("/")) is not None:
-        yield Finding("clock", "ok", "is set over the network")
-    elif _stat(root / "sys/class/rtc/rtc0") is not None:
+def _clock(patient: Patient) -> Iterator[Finding]:
+    if is_synchronised(patient.error_us, patient.root / SYNCHRONISED.relative_to("/")):
+        yield Finding("clock", "ok", "is known to be right")
+    elif _stat(patient.root / "sys/class/rtc/rtc0") is not None:
         yield Finding("clock", "ok", "there is a battery-backed one")
     else:
         remedy = "`timedatectl set-ntp true`, or attach a real-time clock; durations are right in any case"

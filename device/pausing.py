@@ -18,13 +18,13 @@ import msgspec
 from device.errors import RequestError, StateError
 from device.notification import Arrival, Notification
 from firmware_bridge import whole_file
+from firmware_bridge.private import make_folder
 
 PAUSED, RESUMED = "affectd: paused", "affectd: resumed"
 """Events, in the recording and the sinks."""
 REASON = "paused for privacy; `affectd resume` goes on"
 LONGEST_S = 31 * 86400.0
 """Of a pause with an end; a longer one is one without."""
-_DIRECTORY_MODE = 0o700
 _MAX_BYTES = 4096
 
 _log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Pausing:
 
     def _keep(self, pause: Pause) -> str | None:
         try:
-            self._place.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            make_folder(self._place.parent)
             whole_file.replace(self._place, msgspec.json.encode(pause))
         except OSError as error:
             reason = f"{self._place}: cannot be written: {error.strerror}; make [control] state writable"

@@ -21,12 +21,12 @@ from device.pipeline.model_input import Baseline
 from device.pipeline.spec import MODALITIES, SignalSpec
 from device.space import KEPT, Example
 from firmware_bridge import whole_file
+from firmware_bridge.private import make_folder
 
 FORMAT = "affectd-profile/1"
 MAX_BYTES = 4 << 20
 """A profile is some kB, and up to 3 MB with ``KEPT`` labelled windows of the largest space that can be trained."""
 RECORD = "record a new one with `affectd baseline`"
-_DIRECTORY_MODE = 0o700
 _AFTER_THE_WINDOW = ("clip",)
 """Keys of a SignalSpec that no window depends on."""
 _CHANNEL = ("name", "units")
@@ -129,7 +129,7 @@ def write_profile(path: Path, profile: Profile) -> None:
             path, "", f"would be larger than {MAX_BYTES} bytes", "forget labels: `affectd label --forget`"
         )
     try:
-        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_folder(path.parent)
         whole_file.replace(path, data)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ProfileError(path, "", f"cannot be written: {error}", _ELSEWHERE) from error

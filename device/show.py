@@ -27,7 +27,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         console.print(Text(calibrated))
     if labels := _own_labels(status.get("shots")):
         console.print(Text(labels))
-    for line in _recording(status["recording"]):
+    for line in _recording(status["recording"], status["machine"]["disk_free_bytes"]):
         console.print(line)
     if said := _clock(status.get("clock")):
         console.print(Text(said))
@@ -54,10 +54,10 @@ def calibration(said: dict[str, Any] | None) -> str:
     return f"cold start: {said['reason']}" if said["reason"] else ""
 
 
-def _recording(said: dict[str, Any]) -> list[Text]:
+def _recording(said: dict[str, Any], free: int | None) -> list[Text]:
     lines = [Text(f"recording {said['path']}, {said['records']} records")]
     kept = f"{said['segments']} segments, {_size(said['bytes'])}, since {said['oldest']}"
-    lines.append(Text(f"{kept}; {_size(said['free_bytes'])} free"))
+    lines.append(Text(kept if free is None else f"{kept}; {_size(free)} free"))
     if said["unrecorded"]:
         lines.append(Text(f"{said['unrecorded']} records could not be recorded; the log says why", style="red"))
     return lines

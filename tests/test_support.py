@@ -7,6 +7,7 @@ import json
 import sqlite3
 import stat
 import tarfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from device import support
 from device.config import Config, PersonConfig
 from device.doctor import Patient, examine
 from device.profile import write_profile
-from device.sinks.sqlite import SCHEMA_VERSION
+from device.sinks.sqlite import RESULTS
 from device.support import BLANK, OURS
 from firmware_bridge.pair.doctor import Finding
 from firmware_bridge.registry import Sensor
@@ -122,15 +123,20 @@ def test_the_archive_can_be_handed_on(
     assert checks["configuration"] == checks["bundle"] == "ok" and checks["daemon"] == "warn"
 
 
-def found(life: Life) -> dict[str, Finding]:
+def found(life: Life, error_us: Callable[[], int | None] = lambda: None) -> dict[str, Finding]:
     """The worst finding of each check."""
     worst: dict[str, Finding] = {}
-    for it in examine(Patient(life.folder / "c.toml", root=life.folder / "root")):
+    for it in examine(Patient(life.folder / "c.toml", root=life.folder / "root", error_us=error_us)):
         if it.check not in worst or ("ok", "warn", "fail").index(it.level) > ("ok", "warn", "fail").index(
             worst[it.check].level
         ):
             worst[it.check] = it
     return worst
+
+
+def test_a_clock_that_another_than_timesyncd_sets_is_well(life: Life) -> None:
+    assert found(life, lambda: 16_000_000)["clock"].level == "warn"
+    assert found(life, lambda: 2_000)["clock"].level == "ok"
 
 
 def test_a_device_that_is_well(life: Life) -> None:
@@ -173,7 +179,7 @@ def damaged_profile(life: Life) -> None:
 def newer_results(life: Life) -> None:
     with sqlite3.connect(life.folder / "results.db") as db:
         db.execute("CREATE TABLE run (id)")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {RESULTS.version + 1}")
     db.close()
 
 
