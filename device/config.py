@@ -25,7 +25,7 @@ Runtime = Literal["auto", "ai-edge-litert", "tflite-runtime"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-DeviceName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+PlainName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Origin = Annotated[str, msgspec.Meta(pattern="^https?://[^/?#\\s]+$")]
 HostName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9.-]{1,253}$")]
 
@@ -48,6 +48,8 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PersonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table ``[person]``."""
 
+    subject: PlainName | None = None
+    """What a study calls the wearer, in recordings and results, so that `affectd erase --subject` finds all of it."""
     profile: str | None = None
     """File of the wearer's resting baseline, which `affectd baseline` records, and labels; without it cold start."""
 
@@ -118,6 +120,8 @@ class SqliteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: str
     """Database that gets a row per prediction and event."""
+    recipients: str | None = None
+    """File of age public keys for which the rows are encrypted; without it, they are not."""
     queue: Count = 256
     """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
 
@@ -141,7 +145,7 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name that the broker knows this device by."""
     password_file: str | None = None
     """File of the password, for its owner's eyes only; systemd's credential ``mqtt_password`` if not given."""
-    device: DeviceName | None = None
+    device: PlainName | None = None
     """Name of this device, unlike any other's; of host name and machine id if not given."""
     topic: Annotated[str, msgspec.Meta(pattern="^[^+#$/\\x00][^+#\\x00]{0,199}$")] | None = None
     """Topic below which everything is published; ``affectd/DEVICE`` if not given."""
@@ -177,7 +181,7 @@ class LslConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     scope: Literal["machine", "link", "site"] = "machine"
     """Who can read: this machine, its network segment, or the site; LSL asks nobody for a password."""
-    device: DeviceName | None = None
+    device: PlainName | None = None
     """Name of this device, unlike any other's; of host name and machine id if not given."""
     chunks: Count = 1024
     """Pieces of raw signal that may wait: minutes; beyond it the oldest is dropped and counted."""
@@ -205,7 +209,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names by which readers ask for this device, beside addresses and its host name; others are refused."""
     origins: tuple[Origin, ...] = ()
     """Web pages that may read, as ``http://localhost:3000``; all others are refused."""
-    device: DeviceName | None = None
+    device: PlainName | None = None
     """Name of this device, unlike any other's; of host name and machine id if not given."""
     log: str = "/var/lib/affectd/http-log.db"
     """File of the messages that readers may still ask for."""
@@ -478,6 +482,9 @@ runtime = "auto"
 threads = 1
 
 [person]
+# What a study calls the wearer, not the name: letters, digits, - and _. It stands in recordings and results, so that
+# `affectd erase --subject` finds all of it. Change it with the wearer, and restart.
+# subject = "P07"
 # Where `affectd baseline` keeps how the wearer is at rest, for the owner's eyes only; without it cold start.
 # `affectd label` keeps its labels there too.
 # profile = "/var/lib/affectd/person.json"
@@ -551,6 +558,8 @@ queue = 256
 # A database with a row per prediction and event, each on the disk at once, for the owner's eyes only. Its view
 # `timeline` has all of them with wall times: `sqlite3 results.db 'SELECT * FROM timeline'`.
 path = "/var/lib/affectd/results.db"
+# Public keys, as for recordings: only who has one's private key can read the rows (`affectd results export`).
+# recipients = "/etc/affectd/recipients"
 # As above.
 queue = 256
 

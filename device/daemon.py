@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from device import log_level
 from device.calibration import Choice, Models
-from device.config import Config, RecordingConfig, profile_of, sensors_of
+from device.config import Config, profile_of, sensors_of
 from device.control import Answers, Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
@@ -27,7 +27,7 @@ from device.progress import Progress
 from device.recording import RecordingWriter
 from device.reloading import Reloading
 from device.resting import Resting
-from device.sealing import read_recipients
+from device.sealing import recipients_in
 from device.service import kept_informed
 from device.sinks.configured import Sinks
 from device.sinks.sqlite import Run
@@ -71,7 +71,7 @@ async def run(
         models = Models(config.inference, streams.values())
         choice = _choose(models, config)
         links = [source for source in sources if isinstance(source, BleSource)]
-        with RecordingWriter(Path(config.recording.directory), streams, _policy(config.recording)) as recording:
+        with RecordingWriter(Path(config.recording.directory), streams, _policy(config)) as recording:
             timekeeping = Timekeeping(recording.header.clock, recording.keep)
             sinks = Sinks(_run_of(choice, recording), streams, choice.bundle.manifest.labels)
             marking = Marking(recording.append)
@@ -130,10 +130,11 @@ def _choose(models: Models, config: Config) -> Choice:
     return choice
 
 
-def _policy(config: RecordingConfig) -> Policy:
-    bounds = config.keep_days, config.max_bytes, config.min_free_bytes
-    recipients = () if config.recipients is None else read_recipients(Path(config.recipients))
-    return Policy(config.segment_s, config.compress, *bounds, recipients)
+def _policy(config: Config) -> Policy:
+    taped = config.recording
+    bounds = taped.keep_days, taped.max_bytes, taped.min_free_bytes
+    recipients = recipients_in(taped.recipients)
+    return Policy(taped.segment_s, taped.compress, *bounds, recipients, config.person.subject or "")
 
 
 def _orders(
@@ -273,7 +274,8 @@ def _publish(predictions: Iterable[Prediction], sinks: Sinks, status: Status, la
 def _run_of(choice: Choice, recording: RecordingWriter) -> Run:
     """What is said of this run where its results are kept."""
     bundle, header = choice.bundle, recording.header
-    return Run(header.host_ns, header.wall_ns, bundle.manifest.name, bundle.sha256, recording.path.name, header.affectd)
+    clocks, made_by = (header.host_ns, header.wall_ns), (bundle.manifest.name, bundle.sha256)
+    return Run(*clocks, *made_by, recording.path.name, header.affectd, header.subject)
 
 
 async def merged(

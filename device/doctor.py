@@ -27,7 +27,7 @@ from device.segment import SUFFIX, affectd_version
 from device.selftest import check_everywhere
 from device.signing import check_trusted
 from device.sinks.secret import read_token
-from device.sinks.sqlite import SCHEMA_VERSION
+from device.sinks.sqlite import RESULTS
 from device.wall import SYNCHRONISED, is_synchronised, kernel_error_us
 from firmware_bridge.daemon_client import DaemonError, status
 from firmware_bridge.errors import FirmwareBridgeError

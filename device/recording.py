@@ -50,8 +50,8 @@ from device.storage import (
 )
 from device.wall import dating, read_clocks
 from firmware_bridge.packet import StreamInfo
+from firmware_bridge.private import make_folder
 
-_DIRECTORY_MODE = 0o700
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _RECOVER = "name the whole directory, or replay what there is with --recover"
 
@@ -187,6 +187,7 @@ class RecordingWriter:
             recorded_ns=recorded_ns,
             asleep_ns=now.asleep_ns,
             is_synchronised=now.is_synchronised,
+            subject=self.policy.subject,
         )
 
     def _named(self, header: Header) -> Path:
@@ -313,7 +314,6 @@ class RecordingWriter:
             "segments": len(kept) + (self._live is not None),
             "bytes": self.bytes,
             "oldest": kept[0].path.name if kept else self.path.name,
-            "free_bytes": self._free(self.directory),
         }
 
     def close(self) -> None:
@@ -353,7 +353,7 @@ class RecordingWriter:
 
 def _locked(directory: Path) -> int:
     """The directory, made and held against a second writer; raises OSError, RecordingError."""
-    directory.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+    make_folder(directory)
     lock = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,9 +23,10 @@ from device.switching import Switching
 from firmware_bridge.errors import FirmwareBridgeError
 from firmware_bridge.registry import Sensor
 
-LIVE = ("inference", "person", "log", "recording.fsync_s", "sinks.jsonl", "sinks.sqlite")
-"""What is changed while sensors stream: tables whole, or single keys. All else wants a restart: a broker and
-readers, too, as outbox and log have one owner, and outlets, as their library reads its configuration once."""
+LIVE = ("inference", "person.profile", "log", "recording.fsync_s", "sinks.jsonl", "sinks.sqlite")
+"""What is changed while sensors stream: tables whole, or single keys. All else wants a restart: a broker and readers, too,
+as outbox and log have one owner, and outlets, as their library reads its configuration once; another wearer, as a run is
+of one."""
 RESTART = "`systemctl restart affectd`"
 
 _log = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ def _within(key: str, *tables: str) -> bool:
 def _merged(old: Config, new: Config) -> Config:
     """What is in use from now on: of the new one what needs no restart."""
     recording = msgspec.structs.replace(old.recording, fsync_s=new.recording.fsync_s)
+    person = msgspec.structs.replace(new.person, subject=old.person.subject)
     sinks = msgspec.structs.replace(old.sinks, jsonl=new.sinks.jsonl, sqlite=new.sinks.sqlite)
     return msgspec.structs.replace(
-        old, inference=new.inference, person=new.person, log=new.log, sinks=sinks, recording=recording
+        old, inference=new.inference, person=person, log=new.log, sinks=sinks, recording=recording
     )

@@ -96,6 +96,11 @@ def read_recipients(path: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def recipients_in(path: str | None) -> tuple[str, ...]:
+    """Those of a file that a configuration names; none where it names none. Raises KeyFileError."""
+    return () if path is None else read_recipients(Path(path))
+
+
 def _identities(path: Path) -> list[Any]:
     """Private keys of age, a line ``AGE-SECRET-KEY-1...`` each."""
     from pyrage import IdentityError, x25519

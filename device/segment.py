@@ -42,11 +42,12 @@ from device.errors import RecordingError
 from device.notification import Arrival, ClockReading, Event, LinkChange, LinkState, Notification, Unrecorded
 from device.sealing import Opener, Sealer
 from firmware_bridge.packet import StreamInfo
+from firmware_bridge.private import FILE_MODE
 
 MAGIC = b"\x89affrec\n"
 """A byte no text file starts with, and a line feed that a transfer as text would change."""
-FORMAT_VERSION = 4
-READABLE = (1, 2, 3, FORMAT_VERSION)
+FORMAT_VERSION = 5
+READABLE = (1, 2, 3, 4, FORMAT_VERSION)
 SUFFIX = ".affrec"
 XZ_MAGIC = b"\xfd7zXZ\x00"
 MAX_STREAMS = 255
@@ -56,8 +57,6 @@ MAX_PAYLOAD = 1 << 16
 MAX_HEADER = 1 << 20
 """Bytes; 255 streams take a tenth of it."""
 
-FILE_MODE = 0o600
-"""Physiological data: for the owner's eyes only."""
 _HEAD = struct.Struct("<HII")
 _RECORD = struct.Struct("<II")
 _NOTIFICATION = struct.Struct("<BBQ")
@@ -108,6 +107,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Key of its records, wrapped with age for who may read them, in base64; empty where they are not encrypted."""
     asleep_ns: int = 0
     is_synchronised: bool = False
+    subject: str = ""
+    """Of whom it is; empty where nobody was named, and before format version 5."""
 
     @property
     def clock(self) -> ClockReading:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device.errors import RecordingError
-from device.segment import FILE_MODE, SUFFIX, SegmentReader, is_unbegun
+from device.segment import SUFFIX, SegmentReader, is_unbegun
+from firmware_bridge.private import FILE_MODE
 
 DAY_NS = 86_400 * 10**9
 BLOCK = 1 << 16
@@ -38,6 +39,8 @@ class Policy:
     min_free_bytes: int = 0
     recipients: tuple[str, ...] = ()
     """Public keys of age for which records are encrypted; without one they are not."""
+    subject: str = ""
+    """Of whom they are; empty where nobody is named."""
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ from device.sinks.base import QueuedSink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.messages import SCHEMA
 from device.sinks.mqtt import HEARD_BYTES, MqttSink
-from device.sinks.outbox import SCHEMA_VERSION, Outbox
+from device.sinks.outbox import OUTBOX, Outbox
 from device.sinks.secret import read_secret
 from device.sources.virtual import VirtualSource
 
@@ -388,7 +388,7 @@ def test_an_outbox_that_is_another_s_is_left_as_it_is(tmp_path: Path) -> None:
     first = Outbox(path, 3)
     with pytest.raises(SinkError, match="another affectd uses it"):
         Outbox(path, 3)
-    first._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    first._db.execute(f"PRAGMA user_version = {OUTBOX.version + 1}")
     first.close()
     before = path.read_bytes()
     with pytest.raises(SinkError, match="is of a newer affectd"):

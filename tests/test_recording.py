@@ -156,7 +156,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="not a recording of affectd"):
         RecordingReader(other)
     other.write_bytes(MAGIC + bytes([9, 0]) + bytes(8))
-    with pytest.raises(RecordingError, match="format version 9, expected 4"):
+    with pytest.raises(RecordingError, match="format version 9, expected 5"):
         RecordingReader(other)
     with pytest.raises(RecordingError, match="cannot be read: No such file"):
         RecordingReader(tmp_path / "none")

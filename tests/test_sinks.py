@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import signal
 import stat
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from device.errors import SinkError
 from device.inference import Prediction
+from device.notification import ClockReading, Event
 from device.sinks.base import QueuedSink
 from device.sinks.jsonl import JsonlSink
 
@@ -128,3 +131,46 @@ def test_jsonl_appends_and_ends_a_torn_line(tmp_path: Path) -> None:
 def test_jsonl_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"cannot be written: Is a directory; name another file"):
         JsonlSink(tmp_path)
+
+
+def test_jsonl_on_a_full_disk_says_so_and_keeps_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    sink = JsonlSink(path)
+    sink.write(prediction(0))
+    whole = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (len(whole) + 20, hard)
+    )  # the kernel writes 20 bytes of the line, no more
+    try:
+        for _ in range(2):
+            with pytest.raises(SinkError, match=r"cannot be written: .*; make room on its disk"):
+                sink.write(prediction(1))
+            assert path.read_bytes() == whole
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    sink.write(prediction(2))
+    sink.finish()
+    assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == [0, 2]
+
+
+def test_jsonl_into_what_is_always_full_or_is_no_file() -> None:
+    sink = JsonlSink(Path("/dev/full"))
+    with pytest.raises(SinkError, match=r"/dev/full: cannot be written: No space left on device; make room") as caught:
+        sink.write(prediction(0))
+    assert isinstance(caught.value.__cause__, OSError)
+    sink.finish()
+    JsonlSink(Path("/dev/null")).finish()
+
+
+def test_each_line_says_of_whom_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    sink = JsonlSink(path, "P07")
+    for item in (ClockReading(1, 2), prediction(1), Event(75_000_000_000, "stroop")):
+        sink.write(item)
+    sink.finish()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line.pop("subject") for line in lines] == 3 * ["P07"]
+    assert lines[1] == prediction(1).to_json() and lines[2] == {"event": "stroop", "start": 75.0}

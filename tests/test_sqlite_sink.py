@@ -22,7 +22,7 @@ from device.errors import EventError, SinkError
 from device.inference import Prediction
 from device.marking import LONGEST, Marking, event_of
 from device.notification import Event
-from device.sinks.sqlite import SCHEMA_VERSION, Run, SqliteSink
+from device.sinks.sqlite import RESULTS, Run, SqliteSink
 
 RUN = Run(5_000_000_000, 1_700_000_000_000_000_000, "tiny", "ab12" * 16, "x.affrec", "0.1.0")
 SURE = Prediction(
@@ -104,7 +104,7 @@ def test_a_newer_affectd_s_file_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "results.db"
     asyncio.run(SqliteSink(path, RUN).close())
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {RESULTS.version + 1}")
     before = path.read_bytes()
     with pytest.raises(SinkError, match=r"results\.db.*is of a newer affectd"):
         SqliteSink(path, RUN)

@@ -34,7 +34,7 @@ from device.recording import RecordingReader, RecordingWriter
 from device.segment import SegmentReader
 from device.session import open_session
 from device.sinks.jsonl import JsonlSink
-from device.sinks.sqlite import SCHEMA_VERSION, SqliteSink
+from device.sinks.sqlite import RESULTS, SqliteSink
 from device.sources.ble_session import SLEPT_NS, Session
 from device.sources.virtual import BEGIN_NS, H10_SFREQ, LATENCY_S, VirtualSensor, notifications
 from device.storage import Policy
@@ -515,7 +515,7 @@ def test_an_older_database_is_taken_on_and_loses_nothing(tmp_path: Path) -> None
     with contextlib.closing(sqlite3.connect(path)) as db:
         for query, rows in zip(tables, before, strict=True):
             assert db.execute(query).fetchall()[: len(rows)] == rows
-        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert db.execute("PRAGMA user_version").fetchone() == (RESULTS.version,)
         assert db.execute("SELECT wall, believed FROM timeline WHERE run = 2").fetchall() == [
             ("2026-11-22T12:01:10.000Z", "1970-01-01T00:01:10.000Z")
         ]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from device.config import HttpConfig, JsonlConfig, LslConfig, MqttConfig, SinksConfig, SqliteConfig
 from device.errors import DeviceError, SinkError
 from device.notification import ClockReading
+from device.sealing import recipients_in
 from device.sinks.base import Item, Listens, QueuedSink, Sink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.sqlite import Run, SqliteSink
@@ -112,9 +113,9 @@ class Sinks:
     def _sink(self, table: Table) -> Sink:
         match table:
             case JsonlConfig():
-                return JsonlSink(Path(table.path))
+                return JsonlSink(Path(table.path), self._run.subject)
             case SqliteConfig():
-                return SqliteSink(Path(table.path), self._run)
+                return SqliteSink(Path(table.path), self._run, recipients_in(table.recipients))
             case MqttConfig():
                 return _mqtt(table, self._run, self._streams, self._run_id)
             case HttpConfig():

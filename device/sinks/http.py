@@ -76,7 +76,7 @@ class HttpSink:
         with contextlib.ExitStack() as opened:
             listening = opened.enter_context(_listening(config))
             self.port: int = listening.getsockname()[1]
-            self._log = MessageLog(Path(config.log), config.log_messages)
+            self._log = MessageLog(Path(config.log), config.log_messages, run.subject)
             opened.pop_all()
         self._readers = Readers(self._log, door, self._state, config.readers, patience_s)
         self._stop = asyncio.Event()

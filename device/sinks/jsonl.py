@@ -6,6 +6,7 @@ It knows nothing of who reads them.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -14,10 +15,8 @@ import msgspec
 from device.errors import SinkError
 from device.notification import ClockReading, Event
 from device.sinks.base import Item
+from firmware_bridge.private import FILE_MODE, make_folder
 
-_MODE = 0o600
-"""What somebody felt: for the owner's eyes only."""
-_DIRECTORY_MODE = 0o700
 _REMEDY = "name another file in [sinks.jsonl] path, or make this one writable"
 
 
@@ -38,31 +37,44 @@ class JsonlSink:
 
     name = "jsonl"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, subject: str = "") -> None:
+        """Open or begin a file; each line says of whom it is, unless that is nobody's name. Raises SinkError."""
         self.path = Path(path)
-        try:
-            self.path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _MODE)
-        except OSError as error:
-            raise SinkError(str(path), f"cannot be written: {error.strerror}", _REMEDY) from error
+        self._of = mark_of(subject)
         self._begins = True
         """Whether the next line is the first of a run."""
+        try:
+            make_folder(self.path.parent)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        except OSError as error:
+            raise SinkError(str(path), f"cannot be written: {error.strerror}", _REMEDY) from error
         self._mend()
 
     def _mend(self) -> None:
         """End a line that a power cut tore, so that the next one stands alone."""
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")
+            try:
+                self._append(b"\n")
+            except SinkError:
+                os.close(self._fd)
+                raise
 
     def write(self, item: Item) -> None:
-        """Append one line, whole or not at all: one write to a file opened for appending."""
-        line = msgspec.json.encode(to_tree(item, self._begins)) + b"\n"
-        before = os.fstat(self._fd).st_size
-        if os.write(self._fd, line) != len(line):
-            os.ftruncate(self._fd, before)
-            raise SinkError(str(self.path), "the disk is full", "make room on it")
+        """Append one line, whole or not at all: one write to a file opened for appending. Raises SinkError."""
+        line = msgspec.json.encode(to_tree(item, self._begins))
+        self._append(self._of + line.removeprefix(b"{") + b"\n" if self._of else line + b"\n")
         self._begins = False
+
+    def _append(self, line: bytes) -> None:
+        before = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, line) != len(line):
+                os.ftruncate(self._fd, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            remedy = "make room on its disk; what was written before is whole"
+            raise SinkError(str(self.path), f"cannot be written: {error.strerror}", remedy) from error
 
     async def publish(self, item: Item) -> None:
         """Append one line, without holding up the event loop where the disk is slow."""
@@ -73,8 +85,17 @@ class JsonlSink:
         await asyncio.to_thread(self.finish)
 
     def finish(self) -> None:
-        """Flush to the disk and close."""
+        """Flush to the disk and close; raises SinkError."""
         try:
             os.fsync(self._fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a pipe or a terminal has no disk
+                reason = f"its last lines may not be on the disk: {error.strerror}"
+                raise SinkError(str(self.path), reason, "look at the disk's health") from error
         finally:
             os.close(self._fd)
+
+
+def mark_of(subject: str) -> bytes:
+    """What every line of a subject begins with; empty where nobody is named."""
+    return b'{"subject":%s,' % msgspec.json.encode(subject) if subject else b""

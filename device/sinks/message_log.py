@@ -7,17 +7,21 @@ It knows nothing of how readers ask.
 from __future__ import annotations
 
 import re
-import secrets
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from device.sinks.outbox import Message, Outbox
+from device.sinks.database import Kind
+from device.sinks.outbox import OUTBOX, Message, Outbox
 
 ELSEWHERE = -1
 """Place of a position that is none of this log's: another file stood here when it was given out."""
-_NAME = "CREATE TABLE IF NOT EXISTS log (name TEXT NOT NULL) STRICT"
+_NAMED = """
+CREATE TABLE log (name TEXT NOT NULL) STRICT;
+INSERT INTO log VALUES (lower(hex(randomblob(4))));
+"""
+LOG = Kind("log", "[sinks.http] log", (*OUTBOX.versions, _NAMED))
 _POSITION = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 
 
@@ -39,16 +43,9 @@ class Entry(NamedTuple):
 class MessageLog(Outbox):
     """One file; beyond its bound the oldest go."""
 
-    def __init__(self, path: Path, most: int) -> None:
-        super().__init__(path, most, "[sinks.http] log")
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        self._db.execute(_NAME)
-        if (row := self._db.execute("SELECT name FROM log").fetchone()) is None:
-            row = (secrets.token_hex(4),)
-            self._db.execute("INSERT INTO log VALUES (?)", row)
-        self._name: str = row[0]
+    def __init__(self, path: Path, most: int, subject: str = "") -> None:
+        super().__init__(path, most, subject, LOG)
+        (self._name,) = self._db.execute("SELECT name FROM log").fetchone()
 
     def position(self, place: int) -> str:
         """What a reader shows who has had everything up to message ``place``."""

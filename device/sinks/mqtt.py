@@ -95,7 +95,7 @@ class MqttSink:
         self._messages = Messages(self._stamp)
         self._tls = _tls(config) if config.tls else None
         self._password = read_secret("mqtt", "password", config.password_file)
-        self._outbox = Outbox(Path(config.outbox), config.outbox_messages)
+        self._outbox = Outbox(Path(config.outbox), config.outbox_messages, run.subject)
         self._said = ""
         self._attempts = 0
         self._since_s = math.inf

@@ -5,30 +5,21 @@ Every message is on the disk before ``put`` returns (WAL, synchronous FULL). It 
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from device.errors import SinkError
+from device.sinks.database import Kind, opened, used
 
-SCHEMA_VERSION = 1
-"""In the file's ``user_version``; one from a newer affectd is refused."""
-_MODE = 0o600
-"""What somebody felt: for the owner's eyes only."""
-_DIRECTORY_MODE = 0o700
-_BUSY_S = 1.0
-"""Another process that has the file open is another affectd."""
-_SCHEMA = f"""
-BEGIN;
+_VERSION_1 = """
 CREATE TABLE message (id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL) STRICT;
 CREATE TABLE dropped (n INTEGER NOT NULL) STRICT;
 INSERT INTO dropped VALUES (0);
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
 """
+_VERSION_2 = "ALTER TABLE message ADD COLUMN subject TEXT NOT NULL DEFAULT '';"
+OUTBOX = Kind("outbox", "[sinks.mqtt] outbox", (_VERSION_1, _VERSION_2))
+_PUT = "INSERT INTO message (topic, payload, subject) VALUES (?, ?, ?)"
 
 
 class Message(NamedTuple):
@@ -43,47 +34,21 @@ class Message(NamedTuple):
 class Outbox:
     """One file, for one process; each method may be called from any thread."""
 
-    def __init__(self, path: Path, most: int, key: str = "[sinks.mqtt] outbox") -> None:
-        """Open or begin a file that holds at most ``most`` messages and is named by ``key``; raises SinkError."""
+    def __init__(self, path: Path, most: int, subject: str = "", kind: Kind = OUTBOX) -> None:
+        """Open or begin a file that holds at most ``most`` messages; those to come are of ``subject``. Raises
+        SinkError."""
         self.path = Path(path)
-        self.key = key
         self.most = most
+        self.subject = subject
         self._lock = threading.Lock()
-        try:
-            self.path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _MODE))  # SQLite's own files take its mode
-            self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        except OSError as error:
-            remedy = f"name another file in {key}, or make this one writable"
-            raise SinkError(str(path), f"cannot be written: {error.strerror}", remedy) from error
-        try:
-            self._prepare()
+        self._db = opened(self.path, kind, alone=True)
+        with used(self._db, self.path, kind):
             self.waiting: int = self._one("SELECT count(*) FROM message")
             """Messages in it."""
             self.dropped: int = self._one("SELECT n FROM dropped")
             """Messages that its bound has cost since the file was begun."""
-            self.newest: int = self._one("SELECT coalesce(max(id), 0) FROM message")
-            """``id`` of the last message; 0 where there is none."""
-        except sqlite3.Error as error:
-            self._db.close()
-            if "locked" in str(error):
-                raise SinkError(str(path), "another affectd uses it", "stop that one, or name another file") from error
-            remedy = f"move it away, then a new one is begun, or name another file in {key}"
-            raise SinkError(str(path), f"is no outbox of affectd ({error})", remedy) from error
-
-    def _prepare(self) -> None:
-        """Take the file for this process alone; a newer affectd's is left as it is."""
-        version = self._one("PRAGMA user_version")
-        if version > SCHEMA_VERSION:
-            self._db.close()
-            reason = f"is of a newer affectd (version {version} of its tables, this one knows {SCHEMA_VERSION})"
-            raise SinkError(str(self.path), reason, f"name another file in {self.key}, or install that one")
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        if version == 0:
-            self._db.executescript(_SCHEMA)
-        self._db.execute("UPDATE dropped SET n = n")  # exclusive from the first write on
+            self.newest: int = self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")
+            """``id`` of the last message there ever was; 0 where there was none."""
 
     def _one(self, query: str) -> int:
         (value,) = self._db.execute(query).fetchone()
@@ -91,11 +56,10 @@ class Outbox:
 
     def put(self, topic: str, payload: bytes) -> None:
         """Add one, on the disk; beyond the bound the oldest are dropped and counted. Raises sqlite3.Error."""
-        insert = "INSERT INTO message (topic, payload) VALUES (?, ?)"
         with self._lock:
             with self._db:
                 self._db.execute("BEGIN")
-                added = self._db.execute(insert, (topic, payload)).lastrowid
+                added = self._db.execute(_PUT, (topic, payload, self.subject)).lastrowid
                 over = max(0, self.waiting + 1 - self.most)
                 if over:
                     oldest = "SELECT id FROM message ORDER BY id LIMIT ?"

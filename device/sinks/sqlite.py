@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sqlite3
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from device.errors import SinkError
-from device.notification import ClockReading, Event
-from device.sinks.base import Item
+import msgspec
 
-SCHEMA_VERSION = 2
-"""In the database's ``user_version``; one from a newer affectd is refused."""
-_MODE = 0o600
-"""What somebody felt: for the owner's eyes only."""
-_DIRECTORY_MODE = 0o700
-_REMEDY = "name another file in [sinks.sqlite] path, or make this one writable"
+from device.inference import Prediction
+from device.notification import ClockReading, Event
+from device.sealing import Sealer
+from device.sinks.base import Item
+from device.sinks.database import Kind, opened, used
+from device.sinks.jsonl import to_tree
+
+BLOCK = 1024
+"""Bytes; a prediction of three classes and two sensors takes half of it, an abstention less."""
+
 _VERSION_1 = """
 CREATE TABLE run (
   id INTEGER PRIMARY KEY,
@@ -78,12 +79,23 @@ CREATE VIEW timeline AS  -- everything with its wall time in UTC as its run came
     UNION ALL SELECT run, NULL, time, 'event', description, NULL, NULL, NULL FROM event
   ) AS x JOIN dating AS d ON d.run = x.run ORDER BY x.run, x.time, x.n;
 """
-_VERSIONS = (_VERSION_1, _VERSION_2)
-"""What makes each version of the tables out of the one before."""
+_VERSION_3 = """
+ALTER TABLE run ADD COLUMN subject TEXT NOT NULL DEFAULT '';  -- [person] subject; empty: nobody was named
+ALTER TABLE run ADD COLUMN sealed TEXT NOT NULL DEFAULT '';   -- key of its rows in the table below, wrapped for readers
+CREATE TABLE sealed (  -- predictions and events that were encrypted, in their order, in place of rows of their tables
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, body BLOB NOT NULL
+) STRICT;
+"""
+RESULTS = Kind("database", "[sinks.sqlite] path", (_VERSION_1, _VERSION_2, _VERSION_3))
 _PREDICTION = "INSERT OR REPLACE INTO prediction VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _CLOCK = "INSERT INTO clock VALUES (?, ?, ?, ?, ?)"
 _EVENT = "INSERT INTO event VALUES (?, ?, ?)"
-_RUN = "INSERT INTO run (host_ns, wall_ns, bundle, bundle_sha256, recording, affectd) VALUES (?, ?, ?, ?, ?, ?)"
+_RUN = """INSERT INTO run (host_ns, wall_ns, bundle, bundle_sha256, recording, affectd, subject, sealed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_SEALED = "INSERT INTO sealed (run, body) VALUES (?, ?)"
+_PLAIN = "SELECT EXISTS (SELECT 1 FROM prediction) OR EXISTS (SELECT 1 FROM event)"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,8 @@ class Run:
     recording: str
     """First segment of the raw notifications."""
     affectd: str
+    subject: str = ""
+    """Of whom; empty where nobody was named."""
 
 
 class SqliteSink:
@@ -104,58 +118,36 @@ class SqliteSink:
 
     name = "sqlite"
 
-    def __init__(self, path: Path, run: Run) -> None:
+    def __init__(self, path: Path, run: Run, recipients: tuple[str, ...] = ()) -> None:
+        """Open or begin a database; with ``recipients``, public keys of age, they alone read what it will hold.
+        Raises SinkError."""
         self.path = Path(path)
-        try:
-            self.path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _MODE))  # SQLite's own files take its mode
-            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        except OSError as error:
-            raise SinkError(str(path), f"cannot be written: {error.strerror}", _REMEDY) from error
-        except sqlite3.Error as error:
-            raise SinkError(str(path), f"cannot be opened: {error}", _REMEDY) from error
-        try:
-            self._prepare()
+        self._sealer = Sealer(recipients) if recipients else None
+        self._db = opened(self.path, RESULTS)
+        with used(self._db, self.path, RESULTS):
             self._begin(run)
-        except sqlite3.Error as error:
-            self._db.close()
-            remedy = "move it away, then a new one is begun, or name another file in [sinks.sqlite] path"
-            raise SinkError(str(path), f"is no database of affectd ({error})", remedy) from error
-
-    def _prepare(self) -> None:
-        """Tables in a new file, or what an older one lacks; a newer affectd's file is left as it is."""
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            self._db.close()
-            reason = f"is of a newer affectd (version {version} of its tables, this one knows {SCHEMA_VERSION})"
-            raise SinkError(
-                str(self.path), reason, "name another file in [sinks.sqlite] path, or install the newer one"
-            )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        if version < SCHEMA_VERSION:
-            lacking = "".join(_VERSIONS[version:])
-            self._db.executescript(f"BEGIN; {lacking} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            if self._sealer is not None and self._db.execute(_PLAIN).fetchone()[0]:
+                _log.warning("%s: what it held before is not encrypted, and stays so; move it away", self.path)
 
     def _begin(self, run: Run) -> None:
         self._of = run
-        self._run = self._db.execute(_RUN, tuple(getattr(run, k) for k in Run.__slots__)).lastrowid
+        key = "" if self._sealer is None else self._sealer.wrapped
+        self._run = self._db.execute(_RUN, (*(getattr(run, k) for k in Run.__slots__), key)).lastrowid
 
     def write(self, item: Item) -> None:
         """Put one row on the disk; the first prediction of another bundle begins another row of its run."""
-        if isinstance(item, Event):
-            self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
-            return
         if isinstance(item, ClockReading):
             read = item.host_ns, item.wall_ns, item.asleep_ns, item.is_synchronised
             self._db.execute(_CLOCK, (self._run, *read))
             return
-        if item.bundle_sha256 not in ("", self._of.bundle_sha256):
+        if isinstance(item, Prediction) and item.bundle_sha256 not in ("", self._of.bundle_sha256):
             self._begin(replace(self._of, bundle=item.bundle, bundle_sha256=item.bundle_sha256))
-        probabilities = None if item.probabilities is None else json.dumps(item.probabilities)
-        said = item.label, item.abstained, probabilities, "+".join(item.modalities)
-        quality = json.dumps(item.sqi), json.dumps(item.problems), item.distance
-        self._db.execute(_PREDICTION, (self._run, item.index, item.start, item.stop, *said, *quality))
+        if self._sealer is not None:
+            self._db.execute(_SEALED, (self._run, self._sealer.seal(padded(to_tree(item)))))
+        elif isinstance(item, Event):
+            self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
+        else:
+            self._db.execute(_PREDICTION, (self._run, *_row(item)))
 
     async def publish(self, item: Item) -> None:
         """Put one row on the disk, without holding up the event loop where that is slow."""
@@ -164,3 +156,16 @@ class SqliteSink:
     async def close(self) -> None:
         """Close the database; its write-ahead log goes into the file."""
         await asyncio.to_thread(self._db.close)
+
+
+def _row(item: Prediction) -> tuple[object, ...]:
+    probabilities = None if item.probabilities is None else json.dumps(item.probabilities)
+    said = item.label, item.abstained, probabilities, "+".join(item.modalities)
+    quality = json.dumps(item.sqi), json.dumps(item.problems), item.distance
+    return item.index, item.start, item.stop, *said, *quality
+
+
+def padded(tree: object) -> bytes:
+    """JSON, filled up so that its length does not tell what it says."""
+    text = msgspec.json.encode(tree)
+    return text.ljust(-(-len(text) // BLOCK) * BLOCK)

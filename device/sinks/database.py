@@ -1,0 +1,96 @@
+"""One private SQLite file: opened or begun, brought to the tables of today, and emptied so that nothing of a row stays.
+
+What is written is on the disk before the next statement comes (WAL, synchronous FULL), and what is deleted is
+overwritten. It knows nothing of what the tables hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.errors import SinkError
+from firmware_bridge.private import FILE_MODE, make_folder
+
+_BUSY_S = 5.0
+"""A reader holds the file for less."""
+_BUSY_ALONE_S = 1.0
+"""Another process that has the file open is another affectd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of file."""
+
+    what: str
+    key: str
+    """Where the configuration names it."""
+    versions: tuple[str, ...]
+    """What makes each version of the tables out of the one before; their number is the file's ``user_version``."""
+
+    @property
+    def version(self) -> int:
+        """Of the tables of today; a file from a newer affectd is refused."""
+        return len(self.versions)
+
+
+def opened(path: Path, kind: Kind, *, alone: bool = False) -> sqlite3.Connection:
+    """For any thread, ``alone`` for this process only; raises SinkError, and then the file is as it was."""
+    try:
+        make_folder(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))  # SQLite's own files take its mode
+    except OSError as error:
+        remedy = f"name another file in {kind.key}, or make this one writable"
+        raise SinkError(str(path), f"cannot be written: {error.strerror}", remedy) from error
+    busy_s = _BUSY_ALONE_S if alone else _BUSY_S
+    db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+    with used(db, path, kind):
+        _prepare(db, path, kind, alone)
+    return db
+
+
+@contextlib.contextmanager
+def used(db: sqlite3.Connection, path: Path, kind: Kind) -> Iterator[None]:
+    """Close it where it proves to be of no use; raises SinkError for what SQLite says."""
+    try:
+        yield
+    except SinkError:
+        db.close()
+        raise
+    except sqlite3.Error as error:
+        db.close()
+        if "locked" in str(error):
+            raise SinkError(str(path), "another affectd uses it", "stop that one, or name another file") from error
+        remedy = f"move it away, then a new one is begun, or name another file in {kind.key}"
+        raise SinkError(str(path), f"is no {kind.what} of affectd ({error})", remedy) from error
+
+
+def _prepare(db: sqlite3.Connection, path: Path, kind: Kind, alone: bool) -> None:
+    """Tables in a new file, or what an older one lacks; a newer affectd's file is left as it is."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > kind.version:
+        reason = f"is of a newer affectd (version {version} of its tables, this one knows {kind.version})"
+        raise SinkError(str(path), reason, f"name another file in {kind.key}, or install the newer one")
+    if alone:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")
+    if version < kind.version:
+        lacking = "".join(kind.versions[version:])
+        db.executescript(f"BEGIN; {lacking} PRAGMA user_version = {kind.version}; COMMIT;")
+    elif alone:
+        db.execute("BEGIN IMMEDIATE")  # exclusive from the first write on
+        db.execute("COMMIT")
+
+
+def scrub(db: sqlite3.Connection) -> None:
+    """Leave nothing of what was ever deleted, in the file or in its log; raises sqlite3.Error."""
+    db.execute("VACUUM")
+    busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError("database is locked")
