@@ -18,7 +18,7 @@ from device.config import InferenceConfig
 from device.errors import BaselineError, BundleError, ProfileError
 from device.pipeline.model_input import Baseline
 from device.pipeline.spec import SignalSpec
-from device.profile import Profile, check_fit, fingerprint, read_profile
+from device.profile import Profile, check_fit, check_subject, fingerprint, read_profile
 from device.signing import check_trusted
 from device.space import Example, Shots, shots_of, usable
 from firmware_bridge.packet import StreamInfo
@@ -111,13 +111,14 @@ class Models:
             remedy = "name it as [inference] bundle"
             raise BundleError(self._calibrated.path, "spec", "is not calibrated: it needs no baseline", remedy)
 
-    def choose(self, path: Path | None) -> Choice:
+    def choose(self, path: Path | None, subject: str | None = None) -> Choice:
         """What the profile in a file allows; a profile that cannot be used is a reason, never an error."""
         if path is None:
             return Choice(self._cold, None, Calibration("cold_start"))
         examples: Sequence[Example] = ()
         try:
             profile = read_profile(path)
+            check_subject(profile, subject, path)
             examples = profile.examples
             return self.choice_for(profile, path)
         except ProfileError as error:

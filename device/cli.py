@@ -22,6 +22,7 @@ import msgspec
 
 from device.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from device.calibration import own_labels
+from device.cli_kept import erase, results
 from device.cli_orders import COMMANDS, use
 from device.config import Config, config_schema, example_config, load_config
 from device.errors import DeviceError, InstallError, SourceError
@@ -30,7 +31,7 @@ from device.journal import ERROR, begin_logging, under_journal
 from device.pipeline.errors import PipelineError
 from device.pipeline.spec import MODALITIES
 from device.profile import check_fit, check_person, read_profile
-from device.recording import RecordingReader, erase_all, to_erase
+from device.recording import RecordingReader
 from device.segment import affectd_version
 from device.sinks.jsonl import JsonlSink
 from firmware_bridge.daemon_client import ask, socket_path
@@ -292,22 +293,6 @@ async def _marked(socket: Path, description: str) -> dict[str, Any]:
         return {k: v for k, v in (await anext(answers)).items() if k != "ok"}
 
 
-@cli.command()
-@click.argument("recording", type=FilePath, nargs=-1, required=True, metavar="RECORDING...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def erase(recording: tuple[Path, ...], yes: bool) -> None:
-    """Erase recordings: segments, or all that a directory holds. Predictions and events stay where [sinks] keeps them.
-
-    A card or an SSD may keep erased blocks until it needs them. What was encrypted is noise there, but perhaps for who
-    has the private key: destroy that, too, where nobody is to read it again.
-    """
-    segments = to_erase(recording)
-    if not yes:
-        click.confirm(f"Erase {len(segments)} segments for good?", abort=True, err=True)
-    erase_all(segments)
-    click.echo(f"erased {len(segments)} segments")
-
-
 @cli.group()
 def config() -> None:
     """Check a configuration, or print an example."""
@@ -439,7 +424,7 @@ def web(port: int, socket: Path, metrics_key: Path | None) -> None:
     asyncio.run(serve(socket, port, lambda address: click.echo(f"open {address} (Ctrl-C ends it)"), key))
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, erase, results):
     cli.add_command(command)
 bundle.add_command(use)
 

@@ -80,7 +80,7 @@ async def run(
             pausing = Pausing(Path(config.control.state), links, marking.mark)
             status = Status(choice, recording, links, timekeeping, sinks=sinks, taping=taping, pausing=pausing)
             resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
-            labelling = Labelling(profile_of(config), status)
+            labelling = Labelling(profile_of(config), status, subject=config.person.subject)
             publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
             infos = streams.values()
             switching = Switching(config, infos, status, resting, labelling, publish, marking.mark)
@@ -122,7 +122,7 @@ async def run(
 
 def _choose(models: Models, config: Config) -> Choice:
     """The bundle to begin with; why not the calibrated one is said once."""
-    choice = models.choose(profile_of(config))
+    choice = models.choose(profile_of(config), config.person.subject)
     if choice.calibration.reason is not None:
         _log.warning("cold start: %s", choice.calibration.reason)
     if choice.labels.reason is not None:

@@ -58,8 +58,8 @@ def examine(patient: Patient) -> list[Finding]:
         return [*findings, _failed("configuration", error), *_clock(patient)]
     told = ", ".join(f"{sensor.role}: {sensor.name}" for sensor in sensors)
     findings.append(Finding("configuration", "ok", f"{patient.config} is right ({told})"))
-    findings += [*_bundles(config), *_places(config), *_profile(config), *_results(config), *_token(config)]
-    findings += [*_room(config), *_clock(patient)]
+    findings += [*_bundles(config), *_places(config), *_profile(config), *_results(config), *_encryption(config)]
+    findings += [*_token(config), *_room(config), *_clock(patient)]
     return [*findings, *_daemon(patient.socket or Path(config.control.socket))]
 
 
@@ -173,6 +173,25 @@ def _token(config: Config) -> Iterator[Finding]:
         yield Finding("token", "ok", f"{config.sinks.http.token_file} is its owner's alone")
     except DeviceError as error:
         yield _failed("token", error)
+
+
+def _encryption(config: Config) -> Iterator[Finding]:
+    """Where some of what the sensors say is encrypted, what is not."""
+    sinks = config.sinks
+    keys = {"[recording]": config.recording.recipients}
+    if sinks.sqlite is not None:
+        keys["[sinks.sqlite]"] = sinks.sqlite.recipients
+    if not any(keys.values()):
+        return
+    plain = [name for name, recipients in keys.items() if recipients is None]
+    plain += [f"[sinks.{name}]" for name in ("jsonl", "http") if getattr(sinks, name) is not None]
+    if plain:
+        remedy = "give `recipients` to what has it, leave the other sinks out; docs/RECORDINGS.md"
+        yield Finding(
+            "encryption", "warn", f"what {' and '.join(plain)} keep is not encrypted, other things are", remedy
+        )
+    else:
+        yield Finding("encryption", "ok", "recordings and results are for their recipients alone")
 
 
 def _room(config: Config) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from device.errors import LabelError
 from device.inference import Prediction
 from device.notification import Arrival
 from device.pipeline.types import Chunk, Window
-from device.profile import Profile, read_profile, write_profile
+from device.profile import Profile, check_subject, read_profile, write_profile
 from device.space import KEPT, Example
 from device.wall import host_s
 
@@ -113,8 +113,16 @@ class Labelling:
     ``clock`` gives seconds that only grow; it measures how long ago something came.
     """
 
-    def __init__(self, path: Path | None, running: Running, clock: Callable[[], float] = host_s) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        running: Running,
+        clock: Callable[[], float] = host_s,
+        *,
+        subject: str | None = None,
+    ) -> None:
         self._path = path
+        self._subject = subject
         self._running = running
         self._clock = clock
         self._ahead_s = 0.0
@@ -214,7 +222,9 @@ class Labelling:
         if not _is_there(self._path):
             reason = f"labels are kept in the wearer's profile, and {self._path} is not there yet"
             raise LabelError(reason, "record a baseline first: `affectd baseline`")
-        return read_profile(self._path)
+        profile = read_profile(self._path)
+        check_subject(profile, self._subject, self._path)
+        return profile
 
     def _newest_lived(self) -> tuple[Window, float]:
         """The newest window that was classified, and how long ago it ended in s."""

@@ -39,6 +39,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     format: str = FORMAT
     person: str | None = None
     """What the wearer wants to be called."""
+    subject: str | None = None
+    """What a study calls the wearer; None where nobody was named."""
     created: Annotated[datetime, msgspec.Meta(tz=True)]
     """When the rest was recorded."""
     fingerprint: str
@@ -139,6 +141,7 @@ def with_labels_at(path: Path, profile: Profile) -> Profile:
     """A new baseline with name and labels of the profile that it will replace, if one can be read there."""
     try:
         before = read_profile(path)
+        check_subject(before, profile.subject, path)
     except ProfileError:
         return profile
     return msgspec.structs.replace(profile, examples=before.examples, person=profile.person or before.person)
@@ -147,9 +150,9 @@ def with_labels_at(path: Path, profile: Profile) -> Profile:
 _ELSEWHERE = "choose a file in a folder that this user may write"
 
 
-def check_place(path: Path, person: str | None = None) -> None:
-    """Raise ProfileError where no profile (of a person) can be written, or something else would be lost: known before
-    the rest."""
+def check_place(path: Path, person: str | None = None, subject: str | None = None) -> None:
+    """Raise ProfileError where no profile (of a person, of a subject) can be written, or something else would be lost:
+    known before the rest."""
     try:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         writable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
@@ -160,18 +163,28 @@ def check_place(path: Path, person: str | None = None) -> None:
         raise ProfileError(path, "", f"cannot be written: {folder} is no folder of this user's", _ELSEWHERE)
     if foreign:
         raise ProfileError(path, "", "is there and is no profile", "choose another file, or remove this one")
-    _check_same(path, person)
+    _check_same(path, person, subject)
 
 
-def _check_same(path: Path, person: str | None) -> None:
+def _check_same(path: Path, person: str | None, subject: str | None) -> None:
     """Raise ProfileError where the file is somebody else's."""
     try:
-        before = read_profile(path).person
+        before = read_profile(path)
     except ProfileError:
         return
-    if person is not None and before is not None and before != person:
+    check_subject(before, subject, path)
+    _refuse_other(path, "person", before.person, person)
+
+
+def check_subject(profile: Profile, subject: str | None, path: Path) -> None:
+    """Raise ProfileError where a profile is of another subject; one of nobody's name is whose it is used for."""
+    _refuse_other(path, "subject", profile.subject, subject)
+
+
+def _refuse_other(path: Path, key: str, before: str | None, now: str | None) -> None:
+    if now is not None and before is not None and before != now:
         remedy = "choose another file, or move this one away"
-        raise ProfileError(path, "person", f"is the profile of {before}, not of {person}", remedy)
+        raise ProfileError(path, key, f"is the profile of {before}, not of {now}", remedy)
 
 
 class _Format(msgspec.Struct):

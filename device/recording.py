@@ -485,17 +485,36 @@ def erase_all(segments: Sequence[Path]) -> None:
     Raises RecordingError where affectd records beside one of them, before anything is erased, and where one stays.
     """
     with contextlib.ExitStack() as stack:
+        for directory in sorted({it.parent for it in segments}):
+            stack.enter_context(held(directory))
+        erase_held(segments)
+
+
+def erase_held(segments: Iterable[Path]) -> None:
+    """``erase_all`` for who holds their directories."""
+    for segment in segments:
         try:
-            for directory in sorted({it.parent for it in segments}):
-                lock = _locked(directory)
-                stack.callback(os.close, lock)
-                stack.callback(os.fsync, lock)
-            for segment in segments:
-                _forget_key(segment)
-                segment.unlink()
+            _forget_key(segment)
+            segment.unlink()
         except OSError as error:
             reason = f"cannot be erased: {error.strerror}"
-            raise RecordingError(error.filename or segments[0], "", reason, "make its directory writable") from error
+            raise RecordingError(error.filename or segment, "", reason, "make its directory writable") from error
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Meanwhile no affectd records in a directory, and then what was done in it is on the disk; raises
+    RecordingError."""
+    try:
+        lock = _locked(directory)
+    except OSError as error:
+        reason = f"cannot be used: {error.strerror}"
+        raise RecordingError(directory, "", reason, "do it as its owner, or as root") from error
+    try:
+        yield
+        os.fsync(lock)
+    finally:
+        os.close(lock)
 
 
 def _forget_key(path: Path) -> None:

@@ -177,7 +177,7 @@ class Resting:
             raise BaselineError("", "another one is being recorded", "wait until it is over")
         check_worn(asked.modalities, self._attached)
         if asked.keep:
-            check_place(self._place(), asked.person)
+            check_place(self._place(), asked.person, self._config.person.subject)
             self._models.check_windows(self._spec)
         if self._now is None:
             raise BaselineError("", "no sensor has sent anything yet", "`affectd status` says why")
@@ -191,6 +191,7 @@ class Resting:
     async def _end(self, asked: BaselineRequest, recorder: BaselineRecorder, warnings: tuple[str, ...]) -> Outcome:
         """Make the profile and use it, all of that or none: nothing is awaited from the file on."""
         profile = await asyncio.to_thread(recorder.profile, datetime.now(UTC), asked.person)
+        profile = msgspec.structs.replace(profile, subject=self._config.person.subject)
         if not asked.keep:
             return Outcome(profile, None, False, warnings)
         path, choice, classifier, note = self._place(), None, None, ""

@@ -1,6 +1,6 @@
-"""Encryption of what is recorded: a random key per segment, wrapped with age for those who may read it.
+"""Encryption of recordings and results: a random key per segment or run, wrapped with age for those who may read it.
 
-The device holds public keys alone, so that who takes its card reads nothing. It knows nothing of what is in a segment;
+The device holds public keys alone, so that who takes its card reads nothing. It knows nothing of what is in them;
 only this file imports pyrage.
 """
 
@@ -27,9 +27,10 @@ _NUMBER = struct.Struct("<Q")
 
 
 class Sealer:
-    """Seals the records of one segment (ChaCha20-Poly1305, RFC 8439), each with a number that none other has had.
+    """Seals the records of one segment, or the rows of one run (ChaCha20-Poly1305, RFC 8439), each with a number that
+    none other has had.
 
-    A key is of one segment that one process writes once, and numbers only go up, also over records that the disk
+    A key is of one segment or run that one process writes once, and numbers only go up, also over records that the disk
     refused: no nonce comes twice.
     """
 
@@ -49,7 +50,7 @@ class Sealer:
 
 
 class Opener:
-    """Opens the records of one segment, in their order; raises KeyFileError where the identity is not one of its."""
+    """Opens what one Sealer has sealed, in its order; raises KeyFileError where the identity is not one of its."""
 
     def __init__(self, wrapped: str, identity: Path) -> None:
         _need_libraries()
@@ -58,7 +59,7 @@ class Opener:
         try:
             self._cipher = _cipher(decrypt(base64.b64decode(wrapped), _identities(identity)))
         except (DecryptError, ValueError) as error:
-            reason = f"opens no recording that is encrypted for others ({error})"
+            reason = f"opens nothing that is encrypted for others ({error})"
             raise KeyFileError(identity, "", reason, "name the identity of one of its recipients") from error
         self._number = 0
 
@@ -137,4 +138,4 @@ def _need_libraries() -> None:
     """Raise KeyFileError where nothing can be sealed or opened at all."""
     for name in ("pyrage", "cryptography"):
         if importlib.util.find_spec(name) is None:
-            raise KeyFileError("", "", f"encrypted recordings need the package {name}", INSTALL)
+            raise KeyFileError("", "", f"what is encrypted needs the package {name}", INSTALL)

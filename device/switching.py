@@ -117,7 +117,7 @@ class Switching:
     def _prepare(self, config: Config, before: Choice) -> Prepared:
         inference = config.inference
         models = Models(inference, self._infos)
-        choice = models.choose(profile_of(config))
+        choice = models.choose(profile_of(config), config.person.subject)
         check_baseline(choice.bundle, choice.baseline)
         _, worst = check_probe(choice.bundle, inference.runtime)
         classifier = Classifier(choice.bundle, inference.runtime, inference.threads)

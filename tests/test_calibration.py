@@ -360,6 +360,15 @@ def test_the_bundle_itself_may_want_the_profile(config: Config, tmp_path: Path) 
         open_session(cold.bundle, wearer_at_rest.infos())
 
 
+def test_another_subject_s_profile_means_cold_start(config: Config) -> None:
+    models = Models(config.inference, INFOS)
+    write_profile(place(config), profile(subject="P07"))
+    assert models.choose(place(config), "P07").calibration.mode == "calibrated"
+    cold = models.choose(place(config), "P08")
+    assert (cold.calibration.mode, cold.baseline, cold.shots) == ("cold_start", None, None)
+    assert "is the profile of P07, not of P08" in str(cold.calibration.reason)
+
+
 def test_a_profile_that_no_bundle_reads_is_said(config: Config) -> None:
     models = Models(InferenceConfig(bundle=config.inference.bundle), INFOS)
     write_profile(place(config), profile())

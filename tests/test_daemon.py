@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from test_sealing import Person
 from tiny_bundle import tiny_bundle
 
 from device.config import (
@@ -25,15 +26,18 @@ from device.config import (
     ControlConfig,
     InferenceConfig,
     JsonlConfig,
+    PersonConfig,
     RecordingConfig,
     SinksConfig,
     SqliteConfig,
 )
 from device.daemon import run
-from device.errors import BundleError, DeviceError, SourceError
+from device.erasing import erase_subject
+from device.errors import BundleError, DeviceError, KeyFileError, SourceError
 from device.notification import ClockReading, Event, Notification, Unrecorded
 from device.pipeline.spec import default_spec
 from device.recording import RecordingReader, RecordingWriter
+from device.results import exported
 from device.segment import is_compressed
 from device.session import open_session
 from device.sources.virtual import VirtualSensor, VirtualSource, notifications
@@ -48,6 +52,7 @@ CHEST = VirtualSensor("chest", "polar-pmd-ecg", RNG.normal(0, 0.3, round(SECONDS
 EDA = 5 + RNG.normal(0, 0.01, round((SECONDS - 8) * 8)).cumsum()  # ends early: the last windows wait for it in vain
 WRIST = VirtualSensor("wrist", "open-eda", EDA, 8.0)
 SENT = list(notifications([CHEST, WRIST]))
+ROWS_ERASED = {"rows of sealed", "rows of clock", "rows of run"}
 INFOS = {"chest": CHEST.info(), "wrist": WRIST.info()}
 
 
@@ -119,6 +124,30 @@ def test_what_the_sensors_send_is_recorded_and_predicted(config: Config) -> None
     assert published(config) == [json.loads(json.dumps(p.to_json())) for p in expected]
     assert len(expected) >= 5
     assert stats["chest"].assembly.samples == session.stats["chest"].assembly.samples
+
+
+def test_what_it_keeps_of_one_wearer_is_erased_and_that_of_the_next_is_read_by_who_may(
+    config: Config, tmp_path: Path
+) -> None:
+    """Two runs, a subject each, the results encrypted; the first is erased."""
+    reader = Person(tmp_path, "reader")
+    (tmp_path / "recipients").write_text(reader.public + "\n")
+    results = SqliteConfig(path=str(tmp_path / "results.db"), recipients=str(tmp_path / "recipients"))
+    for subject in ("P07", "P08"):
+        sinks = msgspec.structs.replace(config.sinks, sqlite=results)
+        config = msgspec.structs.replace(config, sinks=sinks, person=PersonConfig(subject=subject))
+        asyncio.run(run(config, sources=[VirtualSource([CHEST, WRIST])], stop=asyncio.Event()))
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {line["subject"] for line in lines} == {"P07", "P08"}
+    with pytest.raises(KeyFileError, match="is encrypted"):
+        list(exported(Path(results.path)))
+    report = erase_subject(config, "P07")
+    assert {it.what for it in report.erased} == {"segments", "lines", *ROWS_ERASED} and not report.left
+    assert not [it.name for it in tmp_path.rglob("*") if it.is_file() and b"P07" in it.read_bytes()]
+    assert recorded(config) == SENT
+    rows = exported(Path(results.path), reader.identity)
+    kept = [{k: v for k, v in row.items() if k not in ("wall", "run")} for row in rows]
+    assert kept == published(config) and len(kept) >= 5
 
 
 def test_what_somebody_marks_is_recorded_and_published_beside_the_predictions(config: Config) -> None:

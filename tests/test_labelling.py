@@ -482,6 +482,17 @@ def test_a_place_that_cannot_be_written_changes_nothing(ada: Life, monkeypatch: 
     assert ada.ask(label="rest").in_use
 
 
+def test_another_subject_s_profile_gets_no_label(bundle: Bundle, tmp_path: Path) -> None:
+    life = Life(bundle, tmp_path / "p.json", profile(subject="P07"))
+    life.see(at(0, dict.fromkeys(MODALITIES, 1.0)))
+    life.labelling = Labelling(life.place, life, lambda: life.clock, subject="P08")
+    before = (tmp_path / "p.json").read_bytes()
+    for request in ({"label": LABELS[0]}, {"undo": True}, {"forget": True}):
+        with pytest.raises(ProfileError, match="is the profile of P07, not of P08"):
+            life.ask(**request)
+    assert (tmp_path / "p.json").read_bytes() == before
+
+
 def test_without_a_place_or_a_space_the_remedy_is_told(bundle: Bundle, tmp_path: Path) -> None:
     homeless = Life(bundle, None)
     homeless.see(at(0))

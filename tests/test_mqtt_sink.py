@@ -386,7 +386,7 @@ def test_the_outbox_drops_the_oldest_beyond_its_bound_and_counts(tmp_path: Path)
 def test_an_outbox_that_is_another_s_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     first = Outbox(path, 3)
-    with pytest.raises(SinkError, match="another affectd uses it"):
+    with pytest.raises(SinkError, match="another program uses it"):
         Outbox(path, 3)
     first._db.execute(f"PRAGMA user_version = {OUTBOX.version + 1}")
     first.close()

@@ -322,6 +322,17 @@ def test_a_bundle_that_is_no_good_leaves_the_old_one_predicting(life: Life) -> N
     assert life.predictions() == json.loads(json.dumps([*expected(life.first, life.first)]))
 
 
+def test_another_wearer_waits_for_a_restart(life: Life) -> None:
+    async def talk() -> None:
+        await life.took(SENT[:HALF])
+        life.change(person=PersonConfig(subject="P08", profile=str(life.folder / "p08.json")))
+        assert await life.order("reload") == {"changed": ["person.profile"], "restart": ["person.subject"]}
+        await life.took(SENT[HALF:])
+
+    life.live(talk)
+    assert not [p for p in life.predictions() if "subject" in p]
+
+
 def test_a_profile_that_is_named_later_calibrates(life: Life) -> None:
     write_profile(life.folder / "ada.json", profile())
     calibrated = proved(life.folder / "calibrated.affect", default_spec(calibrated=True), name="calibrated")

@@ -23,11 +23,13 @@ from device.profile import (
     Profile,
     check_fit,
     check_place,
+    check_subject,
     fingerprint,
     read_profile,
     with_labels_at,
     write_profile,
 )
+from device.space import Example
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 names = st.none() | st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1).filter(
@@ -152,6 +154,21 @@ def test_nobody_s_profile_is_written_over_by_another_s(tmp_path: Path) -> None:
     write_profile(path, profile(person=None))
     check_place(path, "Bob")
     assert with_labels_at(path, profile(person="Bob")).person == "Bob"
+
+
+def test_one_subject_s_profile_serves_no_other(tmp_path: Path) -> None:
+    path, when = tmp_path / "person.json", profile().created
+    example = Example(label="rest", when=when, bundle="tiny", network="ab" * 32, embedding={"ecg": (0.6, 0.8)})
+    write_profile(path, profile(person=None, subject="P07", examples=(example,)))
+    with pytest.raises(ProfileError, match="subject: is the profile of P07, not of P08; choose another file"):
+        check_place(path, None, "P08")
+    with pytest.raises(ProfileError, match="subject: is the profile of P07, not of P08"):
+        check_subject(read_profile(path), "P08", path)
+    for same in ("P07", None):
+        check_place(path, None, same)
+        assert with_labels_at(path, profile(person=None, subject=same)).examples == (example,)
+    assert not with_labels_at(path, profile(person=None, subject="P08")).examples
+    check_subject(profile(), "P08", path)  # nobody's name is in it: it is whose it is used for
 
 
 def leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

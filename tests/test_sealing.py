@@ -61,7 +61,7 @@ def test_each_recipient_reads_it_and_nobody_else(directory: Path, people: tuple[
         reader = RecordingReader(directory, identity=person.identity)
         assert list(reader) == RECORDS == list(reader)
         assert reader.closed
-    with pytest.raises(KeyFileError, match=r"eve\.txt: opens no recording that is encrypted for others"):
+    with pytest.raises(KeyFileError, match=r"eve\.txt: opens nothing that is encrypted for others"):
         list(RecordingReader(directory, identity=eve.identity))
     with pytest.raises(RecordingError, match="is encrypted; give --identity FILE"):
         list(RecordingReader(directory))

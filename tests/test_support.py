@@ -22,8 +22,8 @@ from test_operations import Life, proved
 from wearer_at_rest import profile
 
 from device import support
-from device.config import Config, PersonConfig
-from device.doctor import Patient, examine
+from device.config import Config, JsonlConfig, PersonConfig, RadioConfig, RecordingConfig, SinksConfig, SqliteConfig
+from device.doctor import Patient, _encryption, examine
 from device.profile import write_profile
 from device.sinks.sqlite import RESULTS
 from device.support import BLANK, OURS
@@ -137,6 +137,24 @@ def found(life: Life, error_us: Callable[[], int | None] = lambda: None) -> dict
 def test_a_clock_that_another_than_timesyncd_sets_is_well(life: Life) -> None:
     assert found(life, lambda: 16_000_000)["clock"].level == "warn"
     assert found(life, lambda: 2_000)["clock"].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("taped", "rows", "lines", "level"),
+    [
+        (None, None, True, None),
+        ("r", None, False, "warn"),
+        (None, "r", False, "warn"),
+        ("r", "r", True, "warn"),
+        ("r", "r", False, "ok"),
+    ],
+)
+def test_what_is_not_encrypted_beside_what_is_is_said(
+    taped: str | None, rows: str | None, lines: bool, level: str | None
+) -> None:
+    sinks = SinksConfig(JsonlConfig("x") if lines else None, SqliteConfig("y", rows))
+    config = Config(radio=RadioConfig(registry="s"), recording=RecordingConfig(recipients=taped), sinks=sinks)
+    assert [it.level for it in _encryption(config)] == ([] if level is None else [level])
 
 
 def test_a_device_that_is_well(life: Life) -> None:

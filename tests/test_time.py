@@ -496,6 +496,9 @@ def test_what_was_under_way_when_the_machine_fell_asleep_ends_the_connection() -
 # A database of the version before
 
 
+RUNS = "SELECT id, host_ns, wall_ns, bundle, bundle_sha256, recording, affectd FROM run"
+
+
 def version_1(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript((Path(__file__).parent / "data" / "results_version_1.sql").read_text())
@@ -505,7 +508,7 @@ def test_an_older_database_is_taken_on_and_loses_nothing(tmp_path: Path) -> None
     path = tmp_path / "results.db"
     version_1(path)
     old = "SELECT wall, run, time, kind, what, abstained, probabilities, modalities FROM timeline"
-    tables = ("SELECT * FROM run", "SELECT * FROM prediction", "SELECT * FROM event", old)
+    tables = (RUNS, "SELECT * FROM prediction", "SELECT * FROM event", old)
     with contextlib.closing(sqlite3.connect(path)) as db:
         before = [db.execute(query).fetchall() for query in tables]
     sink = SqliteSink(path, replace(RUN, host_ns=0, wall_ns=0))

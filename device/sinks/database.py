@@ -64,24 +64,47 @@ def used(db: sqlite3.Connection, path: Path, kind: Kind) -> Iterator[None]:
     except sqlite3.Error as error:
         db.close()
         if "locked" in str(error):
-            raise SinkError(str(path), "another affectd uses it", "stop that one, or name another file") from error
+            raise SinkError(str(path), "another program uses it", "stop that one, or name another file") from error
+        if "full" in str(error):
+            raise SinkError(str(path), str(error), "make room: as much again as it takes") from error
         remedy = f"move it away, then a new one is begun, or name another file in {kind.key}"
         raise SinkError(str(path), f"is no {kind.what} of affectd ({error})", remedy) from error
 
 
-def _prepare(db: sqlite3.Connection, path: Path, kind: Kind, alone: bool) -> None:
-    """Tables in a new file, or what an older one lacks; a newer affectd's file is left as it is."""
+def read_only(path: Path, kind: Kind) -> sqlite3.Connection:
+    """With the tables of today, whoever writes it meanwhile; of an older file a copy in memory. Raises SinkError."""
+    if not path.is_file():
+        raise SinkError(str(path), "no such file", f"name a {kind.what} of affectd")
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    with used(db, path, kind):
+        lacking = _lacking(db, path, kind)
+        if not lacking:
+            return db
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        with contextlib.closing(db):
+            db.backup(copy)
+        copy.executescript("".join(lacking))
+        return copy
+
+
+def _lacking(db: sqlite3.Connection, path: Path, kind: Kind) -> tuple[str, ...]:
+    """What an older file's tables lack; raises SinkError for those of a newer affectd."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > kind.version:
         reason = f"is of a newer affectd (version {version} of its tables, this one knows {kind.version})"
         raise SinkError(str(path), reason, f"name another file in {kind.key}, or install the newer one")
+    return kind.versions[version:]
+
+
+def _prepare(db: sqlite3.Connection, path: Path, kind: Kind, alone: bool) -> None:
+    """Tables in a new file, or what an older one lacks; a newer affectd's file is left as it is."""
+    lacking = "".join(_lacking(db, path, kind))
     if alone:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")
-    if version < kind.version:
-        lacking = "".join(kind.versions[version:])
+    if lacking:
         db.executescript(f"BEGIN; {lacking} PRAGMA user_version = {kind.version}; COMMIT;")
     elif alone:
         db.execute("BEGIN IMMEDIATE")  # exclusive from the first write on

@@ -19,6 +19,9 @@ from firmware_bridge.private import FILE_MODE, make_folder
 
 _REMEDY = "name another file in [sinks.jsonl] path, or make this one writable"
 
+NAMED = b'{"subject":'
+"""What a line begins with that says of whom it is."""
+
 
 def to_tree(item: Item, begins_run: bool = False) -> object:
     """What is written of one, fit for JSON; ``start`` is in s of the host's clock, ``clock`` the wall clock then, in s
@@ -98,4 +101,4 @@ class JsonlSink:
 
 def mark_of(subject: str) -> bytes:
     """What every line of a subject begins with; empty where nobody is named."""
-    return b'{"subject":%s,' % msgspec.json.encode(subject) if subject else b""
+    return NAMED + msgspec.json.encode(subject) + b"," if subject else b""
