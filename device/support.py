@@ -141,7 +141,7 @@ def of_wearer(config: Config) -> Iterator[str]:
     with contextlib.suppress(DeviceError):
         if config.person.profile is not None:
             profile = read_profile(Path(config.person.profile))
-            yield from words_of(profile.person, [example.label for example in profile.examples])
+            yield from words_of(profile.person, profile.subject, [example.label for example in profile.examples])
     with contextlib.suppress(DeviceError, FirmwareBridgeError):
         yield from words_of([msgspec.to_builtins(sensor) for sensor in sensors_of(config)])
 
