@@ -27,6 +27,7 @@ from firmware_bridge import whole_file
 _OF_RUN = "run IN (SELECT id FROM run WHERE subject = ?)"
 _RESULTS = (*((table, _OF_RUN) for table in ("prediction", "event", "sealed", "clock")), ("run", "subject = ?"))
 """Tables and which of their rows, runs last."""
+_WHOSE = "nobody can tell whose it is"
 _MESSAGES = (("message", "subject = ?"),)
 
 
@@ -80,7 +81,7 @@ def _told(place: Callable[[Config, str, bool], Found], config: Config, subject: 
     """What one place gives; its error does not keep the others from being erased."""
     try:
         yield from place(config, subject, dry)
-    except (ProfileError, RecordingError) as error:
+    except RecordingError as error:
         yield Left(error.path, error.reason, error.remedy)
     except SinkError as error:
         yield Left(error.sink, error.reason, error.remedy)
@@ -96,8 +97,7 @@ def _recordings(config: Config, subject: str, dry: bool) -> Found:
             if not is_unbegun(path) and SegmentReader(path).header.subject == subject:
                 segments.append(path)
         except RecordingError as error:
-            reason = f"nobody can tell whose it is: {error.reason}"
-            yield Left(str(path), reason, f"if it is to go: `affectd erase {path}`")
+            yield Left(str(path), f"{_WHOSE}: {error.reason}", f"if it is to go: `affectd erase {path}`")
     if not dry:
         erase_held(segments)
     yield Erased(str(directory), "segments", len(segments))
@@ -162,7 +162,11 @@ def _profile(config: Config, subject: str, dry: bool) -> Found:
             _tidy(path)
     if not path.exists():
         return
-    profile = read_profile(path)
+    try:
+        profile = read_profile(path)
+    except ProfileError as error:
+        yield Left(str(path), f"{_WHOSE}: {error.reason}", f"if it is to go: `rm {path}`")
+        return
     if not _is_of(profile, subject, config):
         return
     if not dry:

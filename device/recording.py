@@ -351,7 +351,7 @@ class RecordingWriter:
         self.close()
 
 
-def _locked(directory: Path) -> int:
+def _locked(directory: Path, remedy: str = "stop it, or give this one another [recording] directory") -> int:
     """The directory, made and held against a second writer; raises OSError, RecordingError."""
     make_folder(directory)
     lock = os.open(directory, os.O_RDONLY)
@@ -359,7 +359,6 @@ def _locked(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        remedy = "stop it, or give this one another [recording] directory"
         raise RecordingError(directory, "", "another affectd records here", remedy) from None
     return lock
 
@@ -506,7 +505,7 @@ def held(directory: Path) -> Iterator[None]:
     """Meanwhile no affectd records in a directory, and then what was done in it is on the disk; raises
     RecordingError."""
     try:
-        lock = _locked(directory)
+        lock = _locked(directory, "stop it first: `systemctl stop affectd`")
     except OSError as error:
         reason = f"cannot be used: {error.strerror}"
         raise RecordingError(directory, "", reason, "do it as its owner, or as root") from error

@@ -123,7 +123,7 @@ def test_killed_at_any_moment_a_second_call_finishes(template: Path, tmp_path: P
 def test_while_affectd_runs_nothing_is_erased(folder: Path, template: Path) -> None:
     with (
         RecordingWriter(folder / "r", STREAMS),
-        pytest.raises(RecordingError, match="another affectd records here; stop it"),
+        pytest.raises(RecordingError, match="another affectd records here; stop it first"),
     ):
         erase_subject(configured(folder), "P07")
     assert kept(folder, "P07") == kept(template, "P07")
@@ -146,7 +146,9 @@ def test_what_somebody_holds_is_left_and_said_and_the_rest_goes(folder: Path) ->
 def test_a_recording_of_which_nobody_knows_whose_it_is_stays_and_is_said(folder: Path) -> None:
     path = min((folder / "r").glob("*"))
     path.write_bytes(path.read_bytes().replace(b'"subject"', b'"sobject"'))
-    (left,) = erase_subject(configured(folder), "P07").left
+    (folder / "person.json").write_text("{")
+    left, profile = erase_subject(configured(folder), "P07").left
+    assert profile.place.endswith("person.json") and profile.remedy == f"if it is to go: `rm {profile.place}`"
     assert left.place == str(path) and left.reason.startswith("nobody can tell whose it is")
     assert left.remedy == f"if it is to go: `affectd erase {path}`" and path.exists()
 
