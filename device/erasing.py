@@ -207,6 +207,8 @@ def _elsewhere(config: Config, subject: str) -> Iterator[Left]:
         yield Left(
             f"broker {sinks.mqtt.host}", what, "ask who runs it; it retains no prediction, but the device's state"
         )
+    if sinks.http is not None:
+        yield Left("readers", "what programs have read over HTTP", "erase what they keep")
     if sinks.lsl is not None:
         yield Left("LSL", "what programs have read from the outlets", "erase their recordings")
     if subject and config.person.subject == subject:

@@ -24,9 +24,9 @@ from firmware_bridge.errors import FirmwareBridgeError
 from firmware_bridge.registry import Sensor
 
 LIVE = ("inference", "person.profile", "log", "recording.fsync_s", "sinks.jsonl", "sinks.sqlite")
-"""What is changed while sensors stream: tables whole, or single keys. All else wants a restart: a broker and readers, too,
-as outbox and log have one owner, and outlets, as their library reads its configuration once; another wearer, as a run is
-of one."""
+"""What is changed while sensors stream: tables whole, or single keys. All else wants a restart: a broker and readers,
+too, as outbox and log have one owner, and outlets, as their library reads its configuration once; another wearer, as a
+run is of one."""
 RESTART = "`systemctl restart affectd`"
 
 _log = logging.getLogger(__name__)

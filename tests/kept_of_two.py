@@ -21,6 +21,7 @@ from test_sqlite_sink import RUN, SURE
 
 from device.config import (
     Config,
+    HttpConfig,
     JsonlConfig,
     MqttConfig,
     PersonConfig,
@@ -35,6 +36,7 @@ from device.notification import ClockReading, Event, Notification
 from device.profile import write_profile
 from device.recording import RecordingWriter
 from device.sinks.jsonl import JsonlSink
+from device.sinks.message_log import MessageLog
 from device.sinks.outbox import Outbox
 from device.sinks.sqlite import SqliteSink
 from device.storage import Policy
@@ -61,6 +63,7 @@ def configured(folder: Path, **person: str | None) -> Config:
             jsonl=JsonlConfig(path=str(folder / "predictions.jsonl")),
             sqlite=SqliteConfig(path=str(folder / "results.db")),
             mqtt=MqttConfig(host="broker", tls=False, device="dev", outbox=str(folder / "outbox.db")),
+            http=HttpConfig(log=str(folder / "log.db")),
         ),
     )
 
@@ -83,13 +86,16 @@ def furnish(folder: Path) -> None:
         jsonl = JsonlSink(Path(config.sinks.jsonl.path), subject)
         results = SqliteSink(Path(config.sinks.sqlite.path), replace(RUN, subject=subject, recording=subject))
         outbox = Outbox(Path(config.sinks.mqtt.outbox), 1000, subject)
+        log = MessageLog(folder / "log.db", 1000, subject)
         for item in itertools.chain.from_iterable(said(subject, index) for index in range(ROWS)):
             jsonl.write(item)
             results.write(item)
-            outbox.put("t", msgspec.json.encode(item))
+            for messages in (outbox, log):
+                messages.put("t", msgspec.json.encode(item))
         jsonl.finish()
         results._db.close()
         outbox.close()
+        log.close()
     write_profile(folder / "person.json", wearer_at_rest.profile(subject="P07", person=secret_of("P07")))
 
 

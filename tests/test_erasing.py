@@ -68,7 +68,7 @@ def holding(folder: Path, word: str) -> set[str]:
 
 def test_nothing_of_one_subject_is_left_and_everything_of_the_others(folder: Path) -> None:
     before = {subject: kept(folder, subject) for subject in SUBJECTS}
-    assert len(holding(folder, secret_of("P07"))) == 5
+    assert len(holding(folder, secret_of("P07"))) == 6
     report = erase_subject(configured(folder), "P07")
     assert not report.left
     assert {it.what: it.n for it in report.erased} == {
@@ -79,6 +79,7 @@ def test_nothing_of_one_subject_is_left_and_everything_of_the_others(folder: Pat
         "rows of run": 1,
         "lines": 3 * ROWS,
         "messages that waited": 3 * ROWS,
+        "messages for readers": 3 * ROWS,
         "profile": 1,
     }
     assert holding(folder, secret_of("P07")) == holding(folder, "P07") == set()
@@ -184,7 +185,15 @@ def test_what_cannot_be_reached_is_said(tmp_path: Path) -> None:
     report = erase_subject(config, "P07")
     assert not report.erased and not report.left
     places = {it.place for it in report.elsewhere}
-    assert {"broker broker", "LSL", "the configuration", "the journal", "elsewhere", "the card or SSD"} == places
+    assert {
+        "broker broker",
+        "readers",
+        "LSL",
+        "the configuration",
+        "the journal",
+        "elsewhere",
+        "the card or SSD",
+    } == places
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root changes files for others")
@@ -220,7 +229,7 @@ def test_the_command(
         return affectd(capsys, monkeypatch, "erase", "--config", config, *args)
 
     code, out, _ = erase("--subject", "P07", "--dry-run", "--json")
-    assert code == 0 and json.loads(out)["dry_run"] and len(json.loads(out)["erased"]) == 8
+    assert code == 0 and json.loads(out)["dry_run"] and len(json.loads(out)["erased"]) == 9
     with RecordingWriter(folder / "r", STREAMS):
         code, _, err = erase("--subject", "P07", "--yes")
     assert code == 2 and "another affectd records here" in err and err.count("\n") == 1

@@ -526,7 +526,7 @@ def test_what_cannot_be_opened_is_said_and_nothing_is_left_open(tmp_path: Path) 
         with pytest.raises(SinkError, match=r"cannot listen at 127\.0\.0\.1, port \d+: Address already in use"):
             serving(tmp_path / "other", port=sink.port).__enter__()
         port = free_port()
-        with pytest.raises(SinkError, match="another affectd uses it"):
+        with pytest.raises(SinkError, match="another program uses it"):
             serving(tmp_path, port=port).__enter__()
         with serving(tmp_path / "other", port=port):
             pass
