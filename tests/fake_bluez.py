@@ -100,6 +100,9 @@ class FakeSensor:
 class FakeBluez:
     """BlueZ with one adapter and any number of sensors."""
 
+    names: tuple[str, ...] = ("org.bluez", SYSTEMD)
+    """It stands in for systemd too, which a private bus has none of."""
+
     def __init__(self, *sensors: FakeSensor, adapter: str = "F0:F0:F0:F0:F0:01", hci: str = "hci0") -> None:
         self.sensors = list(sensors)
         self.address = adapter
@@ -139,8 +142,8 @@ class FakeBluez:
         """Take the name; what was connected stays so, as the kernel's links do."""
         self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
         self._bus.add_message_handler(self._handle)
-        await self._bus.request_name("org.bluez")
-        await self._bus.request_name(SYSTEMD)
+        for name in self.names:
+            await self._bus.request_name(name)
 
     async def kill(self) -> None:
         """SIGKILL: the name is lost, nobody is told anything."""

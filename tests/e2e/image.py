@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
@@ -44,6 +44,7 @@ GUEST_MODULES = (
     *("algif_hash", "algif_skcipher"),
 )
 IMAGE_BYTES = 900_000_000
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affectd-e2e"
 MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "systemd-timesyncd.service", "e2scrub_reap.service"),
     *("getty@tty1.service", "serial-getty@ttyS0.service", "systemd-pcrphase.service", "dpkg-db-backup.timer"),
@@ -70,18 +71,17 @@ def call(*command: str | Path, **options: object) -> None:
 
 def image(suite: str) -> Path:
     """Folder with vmlinuz, initrd.gz and root.img of a suite, built where it is not in the cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affectd-e2e"
-    folder = cache / f"{suite}-{_key(suite)}"
+    folder = CACHE / f"{suite}-{_key(suite)}"
     if folder.exists():
         return folder
     install_tools()
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=f".{suite}-") as scratch:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{suite}-") as scratch:
         built = Path(scratch) / "image"
         built.mkdir()
         _build(suite, Path(scratch), built)
         built.rename(folder)
-    for old in cache.glob(f"{suite}-*"):
+    for old in CACHE.glob(f"{suite}-*"):
         if old != folder:
             shutil.rmtree(old)
     say(f"{suite}: image in {folder}")
@@ -95,9 +95,9 @@ def _key(suite: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def install_tools() -> None:
+def install_tools(tools: Mapping[str, str] = TOOLS) -> None:
     """Debian packages of the tools that are missing; needs root for that."""
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    missing = [package for tool, package in tools.items() if shutil.which(tool) is None]
     if not missing:
         return
     if os.geteuid():
@@ -129,14 +129,7 @@ def _build(suite: str, scratch: Path, built: Path) -> None:
 
 def _debootstrap(suite: str, scratch: Path, root: Path) -> None:
     """A minimal system, with the suite's newest kernel unpacked in its /root/kernel (not installed: no triggers)."""
-    sources = scratch / "suite.sources"
-    own = next((path for path in SOURCES if path.exists()), None)
-    if own is None:
-        raise SystemExit(
-            f"e2e: none of {', '.join(map(str, SOURCES))} is there: where would Debian's packages come from?"
-        )
-    sources = sources.with_suffix(own.suffix)
-    sources.write_text(own.read_text().replace(OWN_SUITE, suite))
+    sources = suite_sources(suite, scratch)
     apt = 'export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"; cd "$1/root"'
     newest = "apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \\(linux-image-[^ ]*\\).*/\\1/p' | head -n 1"
     hook = f"{apt}; apt-get download $({newest}) && dpkg-deb -x linux-image*.deb kernel && rm linux-image*.deb"
@@ -148,6 +141,18 @@ def _debootstrap(suite: str, scratch: Path, root: Path) -> None:
     )
     call("tar", "-xf", tar, "-C", root, "--exclude=./dev/*")
     tar.unlink()
+
+
+def suite_sources(suite: str, folder: Path) -> Path:
+    """A file of apt sources for a suite: the machine's own, with the suite's name put in."""
+    own = next((path for path in SOURCES if path.exists()), None)
+    if own is None:
+        raise SystemExit(
+            f"e2e: none of {', '.join(map(str, SOURCES))} is there: where would Debian's packages come from?"
+        )
+    sources = (folder / "suite").with_suffix(own.suffix)
+    sources.write_text(own.read_text().replace(OWN_SUITE, suite))
+    return sources
 
 
 class Modules:

@@ -16,17 +16,17 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from image import SUITES, image, say
+from scenes import Result, Scene, Scenes, finish
 from stage import Stage, StageError, fresh, staged
-from vm import GuestError, booted
+from vm import booted
 
 from device.notification import Arrival, LinkChange, Notification
 from device.recording import RecordingReader
@@ -50,7 +50,6 @@ PAUSE_S = 2.0
 PREDICTION_S = 150.0
 TEST_S = "25"
 """Of `affectd-pair test`: the least with which it judges quality."""
-Scenario = Callable[[], Awaitable[tuple[float, str]]]
 CONFIG = """\
 [radio]
 registry = "{scratch}/sensors.toml"
@@ -63,17 +62,6 @@ path = "{scratch}/predictions.jsonl"
 """
 
 
-@dataclass(slots=True)
-class Result:
-    """One scenario."""
-
-    name: str
-    ok: bool
-    seconds: float
-    """To recovery, or in all."""
-    note: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Break:
     """A stretch of the host's monotonic clock, s, in which these sensors may miss data."""
@@ -83,27 +71,14 @@ class Break:
     sensors: frozenset[str]
 
 
-class Run:
-    """All scenarios on one stage, in order; one that fails does not stop the rest."""
+class Run(Scenes):
+    """All scenarios on one stage, in order."""
 
     def __init__(self, stage: Stage, only: str | None) -> None:
+        super().__init__()
         self.stage = stage
         self.only = only
-        self.results: list[Result] = []
         self.breaks: list[Break] = []
-
-    async def do(self, name: str, scenario: Scenario) -> None:
-        """One scenario: seconds and a note, or why it failed."""
-        begun = time.monotonic()
-        try:
-            seconds, note = await scenario()
-            ok = True
-        except (StageError, GuestError, TimeoutError) as error:
-            ok, seconds, note = False, time.monotonic() - begun, f"{type(error).__name__}: {error}"
-        except Exception:
-            ok, seconds, note = False, time.monotonic() - begun, traceback.format_exc()
-        self.results.append(Result(name, ok, round(seconds, 1), note))
-        say(f"{'ok  ' if ok else 'FAIL'} {name}: {seconds:.1f} s {note}")
 
     # Pairing
 
@@ -343,11 +318,11 @@ class Run:
         await self.do("clean stop", self.stop)
         await self.do("recordings", self.recordings)
 
-    def _faults(self, disconnects: int) -> dict[str, Scenario]:
-        def broken(affected: Sequence[str], do: Callable[[], Awaitable[object]]) -> Scenario:
+    def _faults(self, disconnects: int) -> dict[str, Scene]:
+        def broken(affected: Sequence[str], do: Callable[[], Awaitable[object]]) -> Scene:
             return lambda: self.recover(affected, do)
 
-        def sensor(name: str, do: str, **arguments: object) -> Scenario:
+        def sensor(name: str, do: str, **arguments: object) -> Scene:
             return broken([name], lambda: self.stage.fault(SENSORS[name], do, **arguments))
 
         both = list(SENSORS)
@@ -415,12 +390,7 @@ def main() -> None:
         for name in arguments.suites:
             scratch = fresh((arguments.keep or Path(temporary)) / name)
             results[name] = asyncio.run(suite(name, scratch, arguments.disconnects, arguments.only))
-    for name, found in results.items():
-        print(f"\n{name}")
-        for it in found:
-            print(f"  {'ok  ' if it.ok else 'FAIL'} {it.seconds:6.1f} s  {it.name:26} {it.note.strip()}")
-    print(json.dumps({name: [asdict(it) for it in found] for name, found in results.items()}))
-    sys.exit(not all(it.ok for found in results.values() for it in found))
+    finish(results)
 
 
 if __name__ == "__main__":
