@@ -285,7 +285,8 @@ def label(name: str | None, undo: bool, listed: bool, forget: bool, yes: bool, s
 def mark(description: str, socket: Path, as_json: bool) -> None:
     """Record that something happens just now (`affectd mark "stroop start"`), beside signals and predictions."""
     answer = asyncio.run(_marked(socket, description))
-    click.echo(json.dumps(answer) if as_json else f"marked: {answer['marked']}")
+    where = "" if answer.get("recorded", True) else ", but not in the recording: the disk refuses it"
+    click.echo(json.dumps(answer) if as_json else f"marked: {answer['marked']}{where}")
 
 
 async def _marked(socket: Path, description: str) -> dict[str, Any]:

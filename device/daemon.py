@@ -74,7 +74,7 @@ async def run(
         with RecordingWriter(Path(config.recording.directory), streams, _policy(config)) as recording:
             timekeeping = Timekeeping(recording.header.clock, recording.keep)
             sinks = Sinks(_run_of(choice, recording), streams, choice.bundle.manifest.labels)
-            marking = Marking(recording.append)
+            marking = Marking(recording.keep)
             marking.publish = sinks.put
             taping = Taping(recording, marking.mark)
             pausing = Pausing(Path(config.control.state), links, marking.mark)

@@ -31,20 +31,21 @@ def event_of(description: object, when_ns: int) -> Event:
 class Marking:
     """Takes events of a running daemon."""
 
-    def __init__(self, record: Callable[[Event], None], clock: Callable[[], int] = host_ns) -> None:
+    def __init__(self, record: Callable[[Event], bool], clock: Callable[[], int] = host_ns) -> None:
         self._record = record
         self._clock = clock
         self.publish: Callable[[Event], None] = lambda _: None
         """Where they go beside the recording, once that is open."""
 
-    def mark(self, description: object) -> Event:
-        """Record and publish; raises EventError, and RecordingError where it cannot be recorded."""
+    def mark(self, description: object) -> tuple[Event, bool]:
+        """Record and publish, the latter also where a full disk takes no recording; the event, and whether it was
+        recorded. Raises EventError."""
         event = event_of(description, self._clock())
-        self._record(event)
+        recorded = self._record(event)
         self.publish(event)
-        return event
+        return event, recorded
 
     async def answers(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The answer to one request of the control socket."""
-        event = self.mark(request.get("description"))
-        yield {"marked": event.description, "host_ns": event.host_ns}
+        event, recorded = self.mark(request.get("description"))
+        yield {"marked": event.description, "host_ns": event.host_ns, "recorded": recorded}

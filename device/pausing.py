@@ -122,10 +122,7 @@ class Pausing:
             self._cancel_end()
 
     async def begin(self, for_s: float | None = None) -> str | None:
-        """Pause, or give the pause that lasts another end; why it would not outlive a restart, None where it does.
-
-        Raises RecordingError where its event cannot be recorded; paused it is then, too.
-        """
+        """Pause, or give the pause that lasts another end; why it would not outlive a restart, None where it does."""
         async with self._changing:
             since = self._now() if self.pause is None else self.pause.since
             until = None if for_s is None else self._now() + timedelta(seconds=for_s)
@@ -134,7 +131,7 @@ class Pausing:
             return self._keep(pause)
 
     async def end(self) -> bool:
-        """Go on; whether there was a pause. Raises RecordingError, and StateError where a restart would be paused."""
+        """Go on; whether there was a pause. Raises StateError where a restart would be paused."""
         async with self._changing:
             if self.pause is None:
                 return False

@@ -87,6 +87,7 @@ class RecordingWriter:
         self._free = free
         self._missed: Unrecorded | None = None
         self._said = False
+        self._path = self.directory  # until it is known which segment
         self._refused = ""
         """Why nothing is written at present, though it could be."""
         self._live: SegmentWriter | None = None
@@ -133,10 +134,14 @@ class RecordingWriter:
             self._said = False
             _log.warning("recording again; %d records are missing so far", self.unrecorded)
 
-    def keep(self, arrival: Arrival) -> None:
-        """``append`` for who goes on without a recording: what the disk refuses is counted, and said once."""
-        with contextlib.suppress(RecordingError):
+    def keep(self, arrival: Arrival) -> bool:
+        """``append`` for who goes on without a recording: what the disk refuses is counted, and said once; whether it
+        was taken."""
+        try:
             self.append(arrival)
+        except RecordingError:
+            return False
+        return True
 
     def _append(self, arrival: Arrival) -> None:
         live = self._turn(arrival.host_ns)

@@ -18,7 +18,7 @@ STOPPED, STARTED = "affectd: recording stopped", "affectd: recording started"
 class Records(Protocol):
     """What takes arrivals; :class:`device.recording.RecordingWriter` is one."""
 
-    def keep(self, arrival: Arrival) -> None:
+    def keep(self, arrival: Arrival) -> object:
         """Add one, where the disk takes it."""
 
 
@@ -43,7 +43,7 @@ class Taping:
             self.left_out += 1
 
     def set(self, on: bool) -> bool:
-        """Record raw data from now on, or none; whether that is a change. Raises RecordingError."""
+        """Record raw data from now on, or none; whether that is a change."""
         if on == self.on:
             return False
         self.on = on
@@ -51,7 +51,7 @@ class Taping:
         return True
 
     async def answers(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer to one request of the control socket; raises RequestError, RecordingError."""
+        """The answer to one request of the control socket; raises RequestError."""
         on = request.get("on")
         if not isinstance(on, bool):
             raise RequestError("recording: on is true or false", "use the affectd of the same version")

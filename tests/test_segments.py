@@ -315,6 +315,12 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_a_place_that_is_no_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(RecordingError, match=r"taken: record 1: cannot be created: File exists; make the directory"):
+        RecordingWriter(tmp_path / "taken", STREAMS)
+
+
 def test_what_the_disk_must_leave_free_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     disk = Disk(tmp_path, 4000)
     policy = Policy(10.0, min_free_bytes=1000)
@@ -329,13 +335,13 @@ def test_what_the_disk_must_leave_free_is_left(tmp_path: Path, caplog: pytest.Lo
         disk.size -= 1000
         writer.tend()
         for second in range(20, 23):
-            writer.keep(at(second))
+            assert not writer.keep(at(second))
         with pytest.raises(RecordingError, match=r"min_free_bytes = 1000 free; make room"):
             writer.append(Event(23 * 10**9, "stroop"))
         assert writer.to_json()["unrecorded"] == writer.unrecorded == 4
         disk.size += 2000
         writer.tend()
-        writer.keep(at(24))
+        assert writer.keep(at(24))
     found = list(RecordingReader(tmp_path))
     hole = Unrecorded(20 * 10**9, 4, "less than min_free_bytes = 1000 free")
     assert found == [*(at(i) for i in range(10, 20)), hole, at(24)]

@@ -143,7 +143,7 @@ class Service(Scenes):
 
     async def journal(self) -> str:
         """Fields, and nothing that the sensors measure."""
-        entries = [it for it in await self.unit.logged("", "_SYSTEMD_UNIT=affectd.service") if "LOGGER" in it]
+        entries = [it for it in await self.unit.logged("", "affectd.service") if "LOGGER" in it]
         states = {(it["AFFECTD_SENSOR"], it["AFFECTD_STATE"]) for it in entries if "AFFECTD_STATE" in it}
         if not {(name, "streaming") for name in SENSORS} <= states:
             raise StageError(f"no fields of the sensors: {states}")
@@ -214,7 +214,7 @@ class Service(Scenes):
         good = (self.unit.root / CONFIG[1:]).read_text()
         await self.unit.configure(level='"debug"')
         await self.sh("systemctl reload affectd")
-        await self.unit.says(since, "reload")
+        await self.unit.says(since, "changed log.level")
         since = await self.unit.now()
         await self.unit.guest.write(CONFIG, good + "\n[nonsense]\n")
         await self.sh("systemctl reload affectd")
@@ -289,7 +289,7 @@ class Service(Scenes):
         await self.sh("systemctl stop affectd")
         seconds = time.monotonic() - begun
         await self.unit.expect("Result", "success")
-        stopped = [it["MESSAGE"] for it in await self.unit.logged(since, "_SYSTEMD_UNIT=bluetooth.service")]
+        stopped = [it["MESSAGE"] for it in await self.unit.logged(since, "bluetooth.service")]
         _, closed = self.unit.recorded(self.unit.segments(), recover=False)
         if seconds > STOP_S or len([it for it in stopped if "stopped" in it]) != len(SENSORS) or not closed:
             raise StageError(f"{seconds:.1f} s, sealed: {closed}, sensors: {stopped}")
@@ -334,7 +334,7 @@ class Service(Scenes):
         found = [await self.unit.show(it) for it in ("ActiveState", "ExecMainStatus", "NRestarts")]
         if found != ["failed", "2", "0"]:
             raise StageError(f"{what}: {found}: {await self.unit.words()}")
-        said = " ".join(it["MESSAGE"] for it in await self.unit.logged(since, "_SYSTEMD_UNIT=affectd.service"))
+        said = " ".join(it["MESSAGE"] for it in await self.unit.logged(since, "affectd.service"))
         if any(word not in said for word in words):
             raise StageError(f"{what}: {said!r} has no {words}")
 
@@ -360,7 +360,7 @@ class Service(Scenes):
         await self.unit.restart()
         hears = f"mosquitto_sub -h 127.0.0.1 -u affectd -P {secret} -t 'affectd/e2e/#' -C 1 -W 30 -v"
         topic = (await self.sh(hears)).split()[0]
-        if secret in "".join(str(it) for it in await self.unit.logged(since, "_SYSTEMD_UNIT=affectd.service")):
+        if secret in "".join(str(it) for it in await self.unit.logged(since, "affectd.service")):
             raise StageError("the password is in the log")
         others = f"printf x >{STATE}/password; chown affectd {STATE}/password; chmod 644 {STATE}/password"
         await self.sh(others)
@@ -380,9 +380,7 @@ class Service(Scenes):
             f" && mount -t tmpfs -o size=8m,mode=700,uid=$(id -u affectd),gid=$(id -g affectd) tmpfs {STATE}"
             f" && cp -a /kept/sensors.toml {STATE}"
         )
-        await self.unit.configure(
-            segment_s="5.0", min_free_bytes=str(2 << 20), compress="false"
-        )
+        await self.unit.configure(segment_s="5.0", min_free_bytes=str(2 << 20), compress="false")
         since = await self.unit.now()
         await self.unit.restart()
         await asyncio.sleep(12)  # two segments

@@ -63,12 +63,15 @@ class Unit:
         """The last it has logged."""
         return await self.sh("journalctl -u affectd -n 12 -o cat --no-pager")
 
-    async def logged(self, since: str, *matches: str) -> list[dict[str, str]]:
-        """Entries of the journal after a cursor."""
-        await self.sh("journalctl --sync")
-        chosen = " ".join(f"'{it}'" for it in matches)
-        lines = await self.sh(f"journalctl --no-pager -a -o json --after-cursor='{since}' {chosen}")
-        return [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+    async def logged(self, since: str, by: str = "") -> list[dict[str, str]]:
+        """Entries of the journal after a cursor, empty for all; ``by`` a unit, or by any.
+
+        journalctl itself is not asked for the unit: with a cursor of another one's it leaves out the first entry.
+        """
+        after = f"--after-cursor='{since}'" if since else ""
+        lines = await self.sh(f"journalctl --sync; journalctl --no-pager -a -o json {after}")
+        entries = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+        return [it for it in entries if by in ("", it.get("_SYSTEMD_UNIT"))]
 
     async def now(self) -> str:
         """A cursor: where the journal ends."""
@@ -80,7 +83,7 @@ class Unit:
         found: list[str] = []
 
         async def heard() -> bool:
-            entries = await self.logged(since, "_SYSTEMD_UNIT=affectd.service")
+            entries = await self.logged(since, "affectd.service")
             found[:] = [str(it.get("MESSAGE")) for it in entries if text in str(it.get("MESSAGE"))]
             return bool(found)
 
