@@ -26,7 +26,7 @@ DEBS = (
     *("systemd", "systemd-sysv", "dbus", "polkitd", "procps"),
     *("bluez", "python3-venv"),  # what docs/INSTALL.md asks for
     *("dpkg-dev", "lintian"),  # for scripts/deb, and for what comes of it
-    *("mosquitto", "mosquitto-clients", "libfaketime"),
+    *("mosquitto", "mosquitto-clients"),
 )
 UNREAD = tuple(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "locale", "info"))
 EXTRAS = "device,web,mqtt,sign"
