@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = {
     "make test": "this test runs inside it",
     "make e2e": "minutes of a virtual machine; .ci/run runs it",
+    "make e2e-service": "minutes of a container, as root; .ci/run runs it",
     "affectd-pair doctor": "looks at this machine's radio; tests/test_doctor.py",
     "affectd-pair scan": "needs a radio; tests/e2e",
     "affectd-pair add": "needs a radio and a person; tests/e2e and tests/test_pair_add.py",
