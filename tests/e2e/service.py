@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -234,9 +235,8 @@ class Service(Scenes):
         after = await self.unit.status()
         if after["pid"] != before["pid"]:
             raise StageError("it was started anew")
-        lost = {it["name"]: (it["stream"]["lost_samples"], it["stream"]["gaps"]) for it in after["sensors"]}
-        if any(it != (0, 0) for it in lost.values()) or await self.connections() != len(SENSORS):
-            raise StageError(f"(lost samples, gaps) are {lost}")
+        if _lost(after) != _lost(before):
+            raise StageError(f"(lost samples, gaps, connections) were {_lost(before)}, are {_lost(after)}")
         return f"nothing lost; a wrong one: {said}"
 
     async def second(self) -> str:
@@ -418,6 +418,7 @@ class Service(Scenes):
         await self.sh("echo 0 >/run/e2e-clock/offset_ns")
         await self.unit.drop_in("clock", "Environment=PYTHONPATH=/run/e2e-clock")
         await self.unit.restart()
+        before = await self.unit.status()
         pid, said = await self.unit.show("MainPID"), []
         for days in (1500, -500, 0):
             since = await self.unit.now()
@@ -425,9 +426,8 @@ class Service(Scenes):
             await self.sh(f"echo {offset_ns} >/run/e2e-clock/next; mv /run/e2e-clock/next /run/e2e-clock/offset_ns")
             said.append((await self.unit.says(since, "the wall clock was set")).split(",")[0].rpartition(" by ")[2])
         found = await self.unit.status()
-        lost = {it["name"]: (it["stream"]["lost_samples"], it["stream"]["gaps"]) for it in found["sensors"]}
-        if any(it != (0, 0) for it in lost.values()) or await self.unit.show("MainPID") != pid:
-            raise StageError(f"(lost samples, gaps) are {lost}")
+        if (lost := _lost(found)) != _lost(before) or await self.unit.show("MainPID") != pid:
+            raise StageError(f"(lost samples, gaps, connections) were {_lost(before)}, are {lost}")
         await self.unit.drop_in("clock")
         await self.unit.restart()
         return f"{', '.join(said)}; no gap"
@@ -475,7 +475,7 @@ class Service(Scenes):
 
     async def data(self) -> set[str]:
         """Names of recordings, of what else is kept, and events."""
-        kept = (await self.sh(f"cd {STATE} && find . -name 'r*-*' -o -maxdepth 1 -name '*.toml'")).splitlines()
+        kept = (await self.sh(f"cd {STATE} && find . -name 'r*-*' -o -name sensors.toml")).splitlines()
         return {it.removesuffix(".xz") for it in kept} | set(await self.events())
 
     # The end
@@ -501,9 +501,8 @@ class Service(Scenes):
     @staticmethod
     def passing(path: str) -> bool:
         """Whether it is of the stage, or of the system's own making."""
-        return path.startswith(
-            ("/kept", "/var/lib/bluetooth", "/var/lib/systemd", "/etc/mosquitto", "/var/lib/private")
-        )
+        stage = ("/kept", "/var/lib/bluetooth", "/etc/mosquitto", "/root/.cache")
+        return path.startswith((*stage, "/var/lib/systemd")) or "/__pycache__" in path
 
     # A Debian package
 
@@ -517,7 +516,9 @@ class Service(Scenes):
         if await self.unit.show("Result", "deb") != "success":
             raise StageError(await self.sh("journalctl -u deb -o cat --no-pager -n 20"))
         (self.deb,) = (await self.sh("ls /var/tmp/deb/*.deb")).split()
-        done = await self.unit.guest.run(f"lintian --fail-on error --no-tag-display-limit {self.deb}", limit=INSTALL_S)
+        done = await self.unit.guest.run(
+            f"lintian --allow-root --fail-on error --tag-display-limit 0 {self.deb}", limit=INSTALL_S
+        )
         if done.rc:
             raise StageError(f"lintian: {done.out}{done.err}")
         tags = sorted(set(re.findall(r"^W: affectd: (\S+)", done.out, re.MULTILINE)))
@@ -582,8 +583,16 @@ class Service(Scenes):
         }
 
 
-NEEDED = ("install", "pair", "ready")
+NEEDED = ("install", "pair", "ready", "uninstall")
 """Scenes that come always."""
+
+
+def _lost(status: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """Lost samples, gaps and connections of each sensor."""
+    return {
+        it["name"]: (it["stream"]["lost_samples"], it["stream"]["gaps"], it["link"]["connections"])
+        for it in status["sensors"]
+    }
 
 
 def _missing(recorded: list[object]) -> list[str]:
