@@ -27,6 +27,7 @@ from rootfs import PYTHONS, another, own_wheel, root, unpacked, wheels
 from scenes import Result, Scenes, finish
 from stage import PROJECT, StageError, fresh
 from unit import AS_AFFECTD, CONFIG, STATE, Unit
+from vm import GuestError
 
 from device.notification import Notification
 from firmware_bridge.protocols import PROTOCOLS
@@ -663,7 +664,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="affectd-e2e-") as temporary:
         for name in arguments.suites:
             scratch = fresh((arguments.keep or Path(temporary)) / name)
-            results[name] = asyncio.run(suite(name, scratch, arguments.only, arguments.lintian))
+            try:
+                results[name] = asyncio.run(suite(name, scratch, arguments.only, arguments.lintian))
+            except GuestError as error:
+                raise SystemExit(f"e2e: {name}: {error}") from error
     finish(results)
 
 
