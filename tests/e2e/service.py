@@ -478,7 +478,7 @@ class Service(Scenes):
 
     async def data(self) -> set[str]:
         """Names of recordings, of what else is kept, and events."""
-        kept = (await self.sh(f"cd {STATE} && find . -name 'r*-*' -o -name sensors.toml")).splitlines()
+        kept = (await self.sh(f"cd {STATE} && find . -name 'r0*-*' -o -name sensors.toml")).splitlines()
         return {it.removesuffix(".xz") for it in kept} | set(await self.events())
 
     # The end
