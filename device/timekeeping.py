@@ -27,7 +27,7 @@ class Timekeeping:
     def __init__(
         self,
         begin: ClockReading,
-        record: Callable[[ClockReading], None],
+        record: Callable[[ClockReading], object],
         read: Callable[[], ClockReading] = read_clocks,
     ) -> None:
         self._watch = WallWatch(begin)
