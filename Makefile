@@ -5,16 +5,17 @@ ARGS ?=
 # requirements.lock pins every package, the build backend included.
 PIP = PIP_CONSTRAINT=requirements.lock PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: help demo test e2e e2e-all e2e-service e2e-service-all nightly clean
+.PHONY: help demo test e2e e2e-all e2e-service e2e-service-all e2e-arm64 nightly clean
 
 help:
 	@echo "make demo            real recordings through the whole of affectd (sets up .venv-device: no torch, no TensorFlow)"
 	@echo "make demo ARGS=...   e.g. ARGS='--fast --json', ARGS='--only stress --speed 60'"
 	@echo "make test            every check and test (sets up .venv)"
 	@echo "make e2e             pairing, streaming and every fault against real BlueZ 5.66 in QEMU (root once, to install QEMU)"
-	@echo "make e2e-all         the same against BlueZ 5.66 and 5.82, and 300 disconnects"
+	@echo "make e2e-all         the same against BlueZ 5.66 and 5.82, and 300 disconnects; affectd installed there, as a service"
 	@echo "make e2e-service     the service installed, run, broken, upgraded and removed on Debian 12 in a container (root)"
 	@echo "make e2e-service-all the same on Debian 12 and 13 (Python 3.11 and 3.13)"
+	@echo "make e2e-arm64       affectd installed, as a service, on an emulated Raspberry Pi; its int8 outputs equal this machine's"
 	@echo "make nightly         the slow tests as well"
 	@echo "make clean           remove both environments and the tests' broker"
 
@@ -29,6 +30,10 @@ e2e: .venv/.ready
 
 e2e-all: .venv/.ready
 	@.venv/bin/python tests/e2e/run.py bookworm trixie --disconnects 300
+	@.venv/bin/python tests/e2e/installed.py amd64
+
+e2e-arm64: .venv/.ready
+	@.venv/bin/python tests/e2e/installed.py arm64
 
 e2e-service: .venv/.ready
 	@.venv/bin/python tests/e2e/service.py bookworm

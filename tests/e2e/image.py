@@ -1,6 +1,8 @@
 """Builds what one Debian suite needs to boot in QEMU: kernel, initramfs and root image, cached by a hash of the inputs.
 
 Knows nothing of what will be tested. Sources of Debian packages are the machine's own, with the suite's name put in.
+The root of another architecture is put together without running any of its programs: its packages' files, and beside
+them what the same packages' scripts have made of a root of this machine's own. Emulated, the scripts take half an hour.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
@@ -22,16 +24,19 @@ OWN_SUITE = "bookworm"
 """The suite that the machine's own sources name."""
 SUITES = ("bookworm", "trixie")
 """BlueZ 5.66 on Linux 6.1, and BlueZ 5.82 on Linux 6.12."""
+QEMU = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+"""By Debian's name of the architecture."""
+OWN_ARCH = "amd64"
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
-    "busybox": "busybox-static",
     "cpio": "cpio",
     "depmod": "kmod",
     "xz": "xz-utils",
 }
-DEBS = "systemd,systemd-sysv,dbus,bluez,python3,kmod,udev,procps,iproute2,libdbus-1-3"
+DEBS = "systemd,systemd-sysv,dbus,bluez,python3,python3-venv,kmod,udev,procps,iproute2,libdbus-1-3,busybox-static"
 BOOT_MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "crc32c_generic", "ext4", "overlay"),
     "virtio_net",
@@ -43,8 +48,13 @@ GUEST_MODULES = (
     *("cmac", "ecdh_generic", "drbg", "jitterentropy_rng", "sha512_generic", "seqiv", "ecb", "ccm", "ctr"),
     *("algif_hash", "algif_skcipher"),
 )
+MERGED = ("bin", "sbin", "lib", "lib64")
+"""Links to the folders of the same names in /usr."""
+NOT_MADE = ("var/lib/dpkg/", "var/lib/apt/", "var/cache/", "etc/ld.so.cache")
+"""Says which packages of which architecture are installed, or is made anew at need."""
 IMAGE_BYTES = 900_000_000
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affectd-e2e"
+"""Folder of what is kept from one run to the next."""
 MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "systemd-timesyncd.service", "e2scrub_reap.service"),
     *("getty@tty1.service", "serial-getty@ttyS0.service", "systemd-pcrphase.service", "dpkg-db-backup.timer"),
@@ -69,34 +79,43 @@ def call(*command: str | Path, **options: object) -> None:
         raise SystemExit(f"e2e: {command[0]} failed ({done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
-def image(suite: str) -> Path:
+def image(suite: str, arch: str = OWN_ARCH) -> Path:
     """Folder with vmlinuz, initrd.gz and root.img of a suite, built where it is not in the cache."""
-    folder = CACHE / f"{suite}-{_key(suite)}"
+    install_tools({tool: package for tool, package in TOOLS.items() if tool not in {*QEMU.values()} - {QEMU[arch]}})
+    name = suite if arch == OWN_ARCH else f"{arch}-{suite}"
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".root-") as scratch:
+            _build(suite, arch, Path(scratch), folder)
+
+    return cached(name, _inputs(name), make)
+
+
+def cached(name: str, inputs: Iterable[str], make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` has filled, once for the same inputs."""
+    folder = CACHE / f"{name}-{hashlib.sha256(chr(0).join(inputs).encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
-    install_tools()
     CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{suite}-") as scratch:
-        built = Path(scratch) / "image"
-        built.mkdir()
-        _build(suite, Path(scratch), built)
-        built.rename(folder)
-    for old in CACHE.glob(f"{suite}-*"):
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f".{name}-") as scratch:
+        (made := Path(scratch) / "made").mkdir()
+        make(made)
+        made.rename(folder)
+    for old in CACHE.glob(f"{name}-*"):
         if old != folder:
             shutil.rmtree(old)
-    say(f"{suite}: image in {folder}")
+    say(f"{name}: made, in {folder}")
     return folder
 
 
-def _key(suite: str) -> str:
-    """Of everything the image depends on but the state of the archive."""
+def _inputs(name: str) -> list[str]:
+    """Everything the image depends on but the state of the archive."""
     files = (Path(__file__), Path(__file__).with_name("guest.py"))
-    parts = [suite, *(path.read_text() for path in files)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return [name, *(path.read_text() for path in files)]
 
 
-def install_tools(tools: Mapping[str, str] = TOOLS) -> None:
-    """Debian packages of the tools that are missing; needs root for that."""
+def install_tools(tools: Mapping[str, str]) -> None:
+    """Debian packages, by the tool that each has, of those that are missing; needs root for that."""
     missing = [package for tool, package in tools.items() if shutil.which(tool) is None]
     if not missing:
         return
@@ -108,51 +127,91 @@ def install_tools(tools: Mapping[str, str] = TOOLS) -> None:
     call("apt-get", "install", "-y", "--no-install-recommends", *missing, env=environment)
 
 
-def _build(suite: str, scratch: Path, built: Path) -> None:
-    root = scratch / "root"
-    root.mkdir()
-    say(f"{suite}: Debian packages")
-    _debootstrap(suite, scratch, root)
-    say(f"{suite}: kernel, initramfs and root image")
-    kernel = root / "root" / "kernel"
-    if not (kernel / "lib").exists():  # since Debian 13 a kernel's modules are in /usr/lib
-        (kernel / "lib").symlink_to("usr/lib")
+def _build(suite: str, arch: str, scratch: Path, built: Path) -> None:
+    root, kernel = scratch / "root", scratch / "kernel"
+    say(f"{suite} {arch}: Debian packages")
+    archive = Archive(suite, scratch)
+    archive.configured(root)
+    if arch != OWN_ARCH:
+        own = root.rename(scratch / "own")
+        archive.unpacked(arch, _packages(own), root)
+        _add_made(own, root)
+    archive.kernel(arch, kernel)
+    say(f"{suite} {arch}: kernel, initramfs and root image")
     (version,) = (path.name for path in (kernel / "lib" / "modules").iterdir())
     modules = Modules(kernel, version)
     shutil.copy(next((kernel / "boot").glob("vmlinuz-*")), built / "vmlinuz")
-    _initramfs(modules, scratch / "initramfs", built / "initrd.gz")
+    _initramfs(modules, root / "usr/bin/busybox", scratch / "initramfs", built / "initrd.gz")
     modules.install(root, [*BOOT_MODULES, *GUEST_MODULES])
-    shutil.rmtree(kernel)
     _settle(root)
     call("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, built / "root.img", f"{IMAGE_BYTES // 1024}k")
-
-
-def _debootstrap(suite: str, scratch: Path, root: Path) -> None:
-    """A minimal system, with the suite's newest kernel unpacked in its /root/kernel (not installed: no triggers)."""
-    sources = suite_sources(suite, scratch)
-    apt = 'export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"; cd "$1/root"'
-    newest = "apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \\(linux-image-[^ ]*\\).*/\\1/p' | head -n 1"
-    hook = f"{apt}; apt-get download $({newest}) && dpkg-deb -x linux-image*.deb kernel && rm linux-image*.deb"
-    options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
-    tar = scratch / "root.tar"
-    call(
-        *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={DEBS}", *options),
-        *(f"--customize-hook={hook}", suite, tar, sources),
-    )
-    call("tar", "-xf", tar, "-C", root, "--exclude=./dev/*")
-    tar.unlink()
 
 
 def suite_sources(suite: str, folder: Path) -> Path:
     """A file of apt sources for a suite: the machine's own, with the suite's name put in."""
     own = next((path for path in SOURCES if path.exists()), None)
     if own is None:
-        raise SystemExit(
-            f"e2e: none of {', '.join(map(str, SOURCES))} is there: where would Debian's packages come from?"
-        )
+        places = ", ".join(map(str, SOURCES))
+        raise SystemExit(f"e2e: none of {places} is there: where would Debian's packages come from?")
     sources = (folder / "suite").with_suffix(own.suffix)
     sources.write_text(own.read_text().replace(OWN_SUITE, suite))
     return sources
+
+
+class Archive:
+    """Debian packages of a suite, from where the machine's own come."""
+
+    def __init__(self, suite: str, scratch: Path) -> None:
+        self._suite = suite
+        self._scratch = scratch
+        self._sources = suite_sources(suite, scratch)
+
+    def configured(self, root: Path) -> None:
+        """A minimal system of the machine's own architecture."""
+        self._debootstrap(root, "--variant=minbase", f"--include={DEBS}")
+
+    def unpacked(self, arch: str, packages: Iterable[str], root: Path) -> None:
+        """The files of packages, and no more."""
+        self._debootstrap(root, "--variant=extract", f"--architectures={arch}", f"--include={','.join(packages)}")
+
+    def kernel(self, arch: str, folder: Path) -> None:
+        """The newest kernel's files, of which none is configured: no triggers."""
+        self.unpacked(arch, [f"linux-image-{arch}"], folder)
+
+    def _debootstrap(self, root: Path, *options: str) -> None:
+        tar = self._scratch / "root.tar"
+        plain = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
+        call("mmdebstrap", "--mode=root", *options, *plain, self._suite, tar, self._sources)
+        root.mkdir()
+        for name in MERGED:
+            (root / "usr" / name).mkdir(parents=True)
+            (root / name).symlink_to(f"usr/{name}")
+        call("tar", "-xf", tar, "-C", root, "--keep-directory-symlink", "--exclude=./dev/*")
+        tar.unlink()
+
+
+def _packages(root: Path) -> list[str]:
+    """Names of what is installed."""
+    lines = (root / "var/lib/dpkg/status").read_text().splitlines()
+    return [line.removeprefix("Package: ") for line in lines if line.startswith("Package: ")]
+
+
+def _add_made(own: Path, root: Path) -> None:
+    """What is in one root and in none of its packages, and so made by their scripts: accounts, links, settings."""
+    lists = (path.read_text().splitlines() for path in (own / "var/lib/dpkg/info").glob("*.list"))
+    packed = {_merged(line) for lines in lists for line in lines}
+    paths = (path.relative_to(own) for path in sorted(own.rglob("*")))
+    made = [it for it in paths if str(it) not in packed and not str(it).startswith(NOT_MADE)]
+    listing = "".join(f"{it}\0" for it in made if not os.path.lexists(root / it))
+    tar = own.with_suffix(".tar")
+    call("tar", "-cf", tar, "-C", own, "--no-recursion", "--null", "--verbatim-files-from", "-T", "-", input=listing)
+    call("tar", "-xf", tar, "-C", root, "--keep-directory-symlink")
+
+
+def _merged(line: str) -> str:
+    """A path as dpkg lists it, as it is where /bin and /lib lead to /usr."""
+    path = line.removeprefix("/")
+    return f"usr/{path}" if path.partition("/")[0] in MERGED else path
 
 
 class Modules:
@@ -210,8 +269,12 @@ INIT = """\
 {loads}
 for i in $(/bin/busybox seq 50); do [ -b /dev/vda ] && break; /bin/busybox sleep 0.1; done
 /bin/busybox mount -t ext4 -o ro,noload /dev/vda /image
-/bin/busybox mount -t tmpfs tmpfs /changes
-/bin/busybox mkdir /changes/upper /changes/work
+if [ -b /dev/vdb ]; then
+    /bin/busybox mount -t ext4 /dev/vdb /changes
+else
+    /bin/busybox mount -t tmpfs tmpfs /changes
+fi
+/bin/busybox mkdir -p /changes/upper /changes/work
 /bin/busybox mount -t overlay overlay -o lowerdir=/image,upperdir=/changes/upper,workdir=/changes/work /root
 /bin/busybox mount --move /dev /root/dev
 /bin/busybox mount --move /proc /root/proc
@@ -220,11 +283,11 @@ exec /bin/busybox switch_root /root /sbin/init
 """
 
 
-def _initramfs(modules: Modules, folder: Path, target: Path) -> None:
-    """Loads the disk's modules and lays a tmpfs over the image, which so is never written."""
+def _initramfs(modules: Modules, busybox: Path, folder: Path, target: Path) -> None:
+    """Loads the disk's modules and lays the second disk, or a tmpfs, over the image, which so is never written."""
     for name in ("bin", "proc", "sys", "dev", "modules", "image", "changes", "root"):
         (folder / name).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox") or "/bin/busybox", folder / "bin" / "busybox")
+    shutil.copy(busybox, folder / "bin" / "busybox")
     files = modules.closure(BOOT_MODULES)
     for path in files:
         _copy_plain(path, folder / "modules")
@@ -300,4 +363,6 @@ def _settle(root: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", choices=SUITES)
-    print(image(parser.parse_args().suite))
+    parser.add_argument("arch", nargs="?", choices=QEMU, default=OWN_ARCH)
+    arguments = parser.parse_args()
+    print(image(arguments.suite, arguments.arch))

@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from container import booted
 from image import say
-from rootfs import PYTHONS, another, own_wheel, root, unpacked, wheels
+from rootfs import root
 from scenes import Result, Scenes, finish
 from stage import PROJECT, StageError, fresh
 from unit import AS_AFFECTD, CONFIG, STATE, Unit
 from vm import GuestError
+from wheels import PYTHONS, another, own_wheel, unpacked, wheels
 
 from device.notification import Notification
 from firmware_bridge.protocols import PROTOCOLS

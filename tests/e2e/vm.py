@@ -12,19 +12,41 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BOOT_S = 150.0
-"""Limit of a boot; 20 s on two quiet cores."""
-MEMORY_MB = 512
+from image import QEMU
+
+BOOT_S = 300.0
+"""Limit of a boot; 20 s on two quiet cores, 40 s as arm64."""
 PREPARE = "ip link set lo up; ip address add 10.0.2.15/24 dev eth0; ip link set eth0 up; systemctl start bus.socket"
 CMDLINE = (
-    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr net.ifnames=0 systemd.show_status=0 systemd.getty_auto=0 "
-    "systemd.mask=serial-getty@hvc0.service systemd.mask=serial-getty@ttyS0.service"
+    "quiet panic=-1 mitigations=off nokaslr net.ifnames=0 systemd.show_status=0 systemd.getty_auto=0 "
+    "systemd.mask=serial-getty@hvc0.service"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What QEMU is to be."""
+
+    qemu: str
+    board: tuple[str, ...]
+    cpu: str
+    console: str
+    memory_mb: int = 512
+
+    def options(self) -> tuple[str, ...]:
+        """QEMU's."""
+        cmdline = f"console={self.console} {CMDLINE} systemd.mask=serial-getty@{self.console}.service"
+        return ("-cpu", self.cpu, *self.board, "-m", str(self.memory_mb), "-append", cmdline)
+
+
+PC = Hardware(QEMU["amd64"], ("-M", "q35"), "max", "ttyS0")
+PI = Hardware(QEMU["arm64"], ("-M", "virt,gic-version=3"), "cortex-a72", "ttyAMA0")
+"""The processor of a Raspberry Pi 4; cortex-a53 is a Pi 3's, cortex-a76 a Pi 5's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +110,16 @@ class Guest:
 
 
 @contextlib.asynccontextmanager
-async def booted(image: Path, scratch: Path) -> AsyncIterator[Guest]:
-    """A guest with the other end of its controller at ``scratch/bt.sock``; off at the end."""
+async def booted(
+    image: Path, scratch: Path, hardware: Hardware = PC, changes: Path | None = None
+) -> AsyncIterator[Guest]:
+    """A guest with the other end of its controller at ``scratch/bt.sock``; off at the end.
+
+    What it writes goes into its memory, or into ``changes``, an ext4 image.
+    """
+    disks = [(image / "root.img", "readonly=on"), *([(changes, "cache=unsafe")] if changes else [])]
     qemu = await asyncio.create_subprocess_exec(
-        *_qemu(image, scratch, bus_port := _free_port()),
+        *_qemu(image, scratch, hardware, disks, bus_port := _free_port()),
         stdin=asyncio.subprocess.DEVNULL,
         stderr=(scratch / "qemu.log").open("wb"),
     )
@@ -109,17 +137,20 @@ async def booted(image: Path, scratch: Path) -> AsyncIterator[Guest]:
         await qemu.wait()
 
 
-def _qemu(image: Path, scratch: Path, bus_port: int) -> list[str]:
+def _qemu(
+    image: Path, scratch: Path, hardware: Hardware, disks: Sequence[tuple[Path, str]], bus_port: int
+) -> list[str]:
     def chardev(name: str) -> tuple[str, str]:
         return "-chardev", f"socket,id={name},path={scratch / name}.sock,server=on,wait=off"
 
     return [
-        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-smp", "2"),
-        *("-m", str(MEMORY_MB), "-nographic", "-no-reboot", "-monitor", "none"),
-        *("-nic", f"user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:{bus_port}-10.0.2.15:7000"),
+        *(hardware.qemu, "-accel", "tcg,thread=multi", *hardware.options(), "-smp", "2"),
+        *("-nographic", "-no-reboot", "-monitor", "none"),
+        *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{bus_port}-10.0.2.15:7000"),
+        *("-device", "virtio-net-pci,netdev=net,romfile="),
         *("-serial", f"file:{scratch / 'serial.log'}"),
-        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.gz"), "-append", CMDLINE),
-        *("-drive", f"file={image / 'root.img'},if=virtio,format=raw,readonly=on"),
+        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.gz")),
+        *(part for disk, how in disks for part in ("-drive", f"file={disk},if=virtio,format=raw,{how}")),
         *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
         *(*chardev("rpc"), "-device", "virtserialport,chardev=rpc,name=affectd"),
         *(*chardev("bt"), "-device", "virtconsole,chardev=bt"),
