@@ -31,6 +31,7 @@ from vm import GuestError
 from wheels import PYTHONS, another, own_wheel, unpacked, wheels
 
 from device.notification import Notification
+from device.sinks.sqlite import RESULTS
 from firmware_bridge.protocols import PROTOCOLS
 
 SENSORS = {"chest": ("A0:9E:1A:00:00:01", "ecg", "polar-pmd-ecg"), "wrist": ("A0:9E:1A:00:00:02", "eda", "open-eda")}
@@ -316,7 +317,7 @@ class Service(Scenes):
         cases = {
             "a database of a newer affectd": (
                 f'{AS_AFFECTD} python3 -c "{version.format(99)}"',
-                f'{AS_AFFECTD} python3 -c "{version.format(2)}"',
+                f'{AS_AFFECTD} python3 -c "{version.format(RESULTS.version)}"',
                 "newer affectd",
             ),
             "a registry that it may not read": (f"chown root {sensors}", f"chown affectd {sensors}", "cannot be read"),
@@ -487,9 +488,9 @@ class Service(Scenes):
     async def uninstall(self) -> str:
         """Data and configuration stay; with --purge nothing does."""
         kept = await self.data()
-        await self.sh("cp -a $(readlink -f /opt/affectd/current) /var/tmp/affectd")
+        await self.sh("cp -a $(readlink -f /opt/affectd/current) /var/tmp/affectd", INSTALL_S)
         again = "/var/tmp/affectd/bin/python /var/tmp/affectd/bin/affectd"
-        await self.sh("affectd uninstall")
+        await self.sh("affectd uninstall", INSTALL_S)
         await self.unit.refused("systemctl cat affectd")
         if await self.data() != kept or not (self.unit.root / CONFIG[1:]).exists():
             raise StageError("data or configuration is gone")
@@ -497,7 +498,8 @@ class Service(Scenes):
         places = (STATE, str(Path(CONFIG).parent))
         if odd := sorted(it for it in left if not it.startswith(places) and not self.passing(it)):
             raise StageError(f"left behind: {odd}")
-        await self.sh(f"cp -a {STATE}/sensors.toml /var/tmp/; {again} uninstall --purge --yes; rm -r /var/tmp/affectd")
+        await self.sh(f"cp -a {STATE}/sensors.toml /var/tmp/; {again} uninstall --purge --yes", INSTALL_S)
+        await self.sh("rm -r /var/tmp/affectd", INSTALL_S)
         if odd := sorted(it for it in await self.files() - self.bare if not self.passing(it)):
             raise StageError(f"left after --purge: {odd}")
         return f"{len(kept)} recordings and events stay; after --purge nothing does"
