@@ -155,7 +155,9 @@ def test_the_judged_person_teaches_nobody(
 
     monkeypatch.setattr(beats, "fit_beats", watched)
     config = BeatsConfig(steps=1, batch=2)
-    rows = leave_one_out(people, {"125 Hz": people[0]}, encoder, SPEC, config, "P0", (1, 2), 0)
+    nothing = replace(people[0], windows=people[0].windows[:0], label=people[0].label[:0])
+    changed = {"125 Hz": people[0], "in noise alone": nothing}
+    rows = leave_one_out(people, changed, encoder, SPEC, config, "P0", (1, 2), 0)
     assert taught == [taught[0]] * 4 + [{"P1", "P2"}] * 4 and len(taught[0]) == 1
     asked = [(r["people"], r["input"]) for r in rows if r["system"] == "scratch"]
     assert asked == [(1, AS_RECORDED), (2, AS_RECORDED), (2, "125 Hz")]

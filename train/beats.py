@@ -248,7 +248,7 @@ def leave_one_out(
     """One person's figures under every system, learned from each of ``n_people`` of the others.
 
     A smaller number of them is part of a larger one. ``changed`` holds the same person's ECG seen otherwise, by name,
-    which only those that learned from most are asked.
+    which only those that learned from most are asked, and only where enough of it is fit to be judged.
     """
     others = [p for p in people if p.subject != test]
     order = np.random.default_rng(seed).permutation(len(others))
@@ -258,7 +258,8 @@ def leave_one_out(
         chosen = [others[k] for k in order[:n]]
         for system in SYSTEMS:
             teller = fit_beats(chosen, system, encoder, spec, config, seed)
-            asked = {AS_RECORDED: judged, **(changed if n == max(n_people) else {})}
+            otherwise = {name: it for name, it in changed.items() if it.can_judge and n == max(n_people)}
+            asked = {AS_RECORDED: judged, **otherwise}
             about = {"system": system, "people": n, "subject": test, "seed": seed}
             rows += [{**about, "input": name, **judge_beats(teller, it, spec)} for name, it in asked.items()]
     return rows

@@ -124,11 +124,12 @@ def _judged(job: tuple[Any, ...]) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """AUROC and its interval, a row for each number of people and input, a column for each system."""
+    """AUROC and its interval, a row for each number of people who teach and input, a column for each system."""
     from train.report.words import interval, table_lines
 
     systems = list(dict.fromkeys(r["system"] for r in records))
     cells = {(r["people"], r["input"], r["system"]): f"{r['auroc']:.3f} ({interval(r['ci95'])})" for r in records}
     rows = list(dict.fromkeys((r["people"], r["input"]) for r in records))
-    body = [(str(n), name, *(cells[n, name, s] for s in systems)) for n, name in rows]
-    return table_lines(("people", "input", *systems), body).rstrip("\n")
+    judged = {(r["people"], r["input"]): str(r["subjects"]) for r in records}
+    body = [(str(n), name, judged[n, name], *(cells[n, name, s] for s in systems)) for n, name in rows]
+    return table_lines(("people", "input", "judged", *systems), body).rstrip("\n")
