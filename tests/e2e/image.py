@@ -200,7 +200,11 @@ def _add_made(own: Path, root: Path) -> None:
     """What is in one root and in none of its packages, and so made by their scripts: accounts, links, settings."""
     lists = (path.read_text().splitlines() for path in (own / "var/lib/dpkg/info").glob("*.list"))
     packed = {_merged(line) for lines in lists for line in lines}
-    paths = (path.relative_to(own) for path in sorted(own.rglob("*")))
+    paths = [path.relative_to(own) for path in sorted(own.rglob("*"))]
+    for it in paths:
+        if (own / it).is_symlink() and (root / it).is_dir() and not (root / it).is_symlink():  # /var/run, /var/lock
+            (root / it).rmdir()
+            (root / it).symlink_to((own / it).readlink())
     made = [it for it in paths if str(it) not in packed and not str(it).startswith(NOT_MADE)]
     listing = "".join(f"{it}\0" for it in made if not os.path.lexists(root / it))
     tar = own.with_suffix(".tar")
