@@ -59,9 +59,10 @@ FLOAT_APART = 1e-6
 """Of a probability, of about 1: some units in its last place as float32."""
 STEPS = {"default": 0, "ecg-transformer": 24}
 """Most that an int8 value may be apart. The Transformer multiplies activations with each other. Such products are
-rounded otherwise for other processors, by a step of the output. Without dot products (Cortex-A53, A72) XNNPACK adds two
-of them in 16 bits, it seems, too few for twice (-128)(-128): the most seen in 739 windows is 20 steps, 0.11 of a logit,
-and it grows with the number of such pairs. Convolutions have no weight of -128, and are equal."""
+rounded otherwise for other processors, by a step of the output (Cortex-A53, A76). The kernels that XNNPACK has for the
+Cortex-A72 add two of them in 16 bits, it seems, too few for twice (-128)(-128): the most seen in 739 windows is 20
+steps, 0.11 of a logit, and it grows with the number of such pairs. Convolutions have no weight of -128, and are equal.
+"""
 
 
 def payload(suite: str, arch: str, scratch: Path) -> Path:
