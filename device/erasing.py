@@ -112,13 +112,14 @@ def _results(config: Config, subject: str, dry: bool) -> Found:
 
 def _messages(config: Config, subject: str, dry: bool) -> Found:
     if config.sinks.mqtt is not None:
-        path = Path(config.sinks.mqtt.outbox)
-        for _, n in _rows(path, OUTBOX, _MESSAGES, subject, dry):
-            yield Erased(str(path), "messages that waited", n)
+        yield from _queued(Path(config.sinks.mqtt.outbox), OUTBOX, "messages that waited", subject, dry)
     if config.sinks.http is not None:
-        path = Path(config.sinks.http.log)
-        for _, n in _rows(path, LOG, _MESSAGES, subject, dry):
-            yield Erased(str(path), "messages for readers", n)
+        yield from _queued(Path(config.sinks.http.log), LOG, "messages for readers", subject, dry)
+
+
+def _queued(path: Path, kind: Kind, what: str, subject: str, dry: bool) -> Found:
+    for _, n in _rows(path, kind, _MESSAGES, subject, dry):
+        yield Erased(str(path), what, n)
 
 
 def _rows(path: Path, kind: Kind, of: Iterable[tuple[str, str]], subject: str, dry: bool) -> Iterable[tuple[str, int]]:

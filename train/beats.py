@@ -253,13 +253,13 @@ def leave_one_out(
     others = [p for p in people if p.subject != test]
     order = np.random.default_rng(seed).permutation(len(others))
     (judged,) = (p for p in people if p.subject == test)
+    otherwise = {name: it for name, it in changed.items() if it.can_judge}
     rows: list[dict[str, Any]] = []
     for n in n_people:
         chosen = [others[k] for k in order[:n]]
         for system in SYSTEMS:
             teller = fit_beats(chosen, system, encoder, spec, config, seed)
-            otherwise = {name: it for name, it in changed.items() if it.can_judge and n == max(n_people)}
-            asked = {AS_RECORDED: judged, **otherwise}
+            asked = {AS_RECORDED: judged, **(otherwise if n == max(n_people) else {})}
             about = {"system": system, "people": n, "subject": test, "seed": seed}
             rows += [{**about, "input": name, **judge_beats(teller, it, spec)} for name, it in asked.items()]
     return rows

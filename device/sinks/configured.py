@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,31 +117,26 @@ class Sinks:
             case SqliteConfig():
                 return SqliteSink(Path(table.path), self._run, recipients_in(table.recipients))
             case MqttConfig():
-                return _mqtt(table, self._run, self._streams, self._run_id)
+                with _needing("mqtt", "mqtt"):
+                    from device.sinks.mqtt import MqttSink
+                return MqttSink(table, self._run, self._streams, run_id=self._run_id)
             case HttpConfig():
-                return _http(table, self._run, self._streams, self._run_id)
+                with _needing("http", "web"):
+                    from device.sinks.http import HttpSink
+                return HttpSink(table, self._run, self._streams, run_id=self._run_id)
             case LslConfig():
                 from device.sinks.lsl import LslSink  # numpy comes with it
 
                 return LslSink(table, self._streams, self._labels, table.device or device_id())
 
 
-def _mqtt(config: MqttConfig, run: Run, streams: Mapping[str, StreamInfo], run_id: str) -> Sink:
-    """Raises SinkError where the client's package is not there."""
+@contextlib.contextmanager
+def _needing(name: str, extra: str) -> Iterator[None]:
+    """Raise SinkError where a package that a sink is made of is not there."""
     try:
-        from device.sinks.mqtt import MqttSink
+        yield
     except ImportError as error:
-        raise SinkError("mqtt", f"a package is not here ({error.name})", "pip install 'affectd[mqtt]'") from error
-    return MqttSink(config, run, streams, run_id=run_id)
-
-
-def _http(config: HttpConfig, run: Run, streams: Mapping[str, StreamInfo], run_id: str) -> Sink:
-    """Raises SinkError where the server's package is not there."""
-    try:
-        from device.sinks.http import HttpSink
-    except ImportError as error:
-        raise SinkError("http", f"a package is not here ({error.name})", "pip install 'affectd[web]'") from error
-    return HttpSink(config, run, streams, run_id=run_id)
+        raise SinkError(name, f"a package is not here ({error.name})", f"pip install 'affectd[{extra}]'") from error
 
 
 def _tables(config: SinksConfig) -> dict[str, Table]:

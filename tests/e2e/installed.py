@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from image import QEMU, SUITES, call, image, say
 from scenes import Result, Scenes, finish
-from stage import BIN, PROJECT, Stage, StageError, fresh, staged
+from stage import BIN, PROJECT, ROLES, SENSORS, Stage, StageError, fresh, staged
 from vm import PC, PI, Guest, Hardware, booted
 from wheels import own_wheel, wheels
 
@@ -42,8 +42,6 @@ MEMORY_MB = 2048
 HARDWARE = {"amd64": replace(PC, memory_mb=MEMORY_MB), "arm64": replace(PI, memory_mb=MEMORY_MB)}
 OTHER_CPUS = {"amd64": (), "arm64": ("cortex-a53", "cortex-a76", "max")}
 """Raspberry Pi 3; Raspberry Pi 5, which has 8-bit dot products; all that QEMU knows. Each has kernels of its own."""
-SENSORS = {"chest": "polar-h10", "wrist": "open-eda"}
-ROLES = {"chest": "ecg", "wrist": "eda"}
 HERE = "/opt/e2e"
 """Where the guest finds what is to be installed and compared."""
 DISK_MB = 3000

@@ -25,18 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from image import SUITES, image, say
 from scenes import Result, Scene, Scenes, finish
-from stage import Stage, StageError, fresh, staged
+from stage import ROLES, SENSORS, Stage, StageError, fresh, staged
 from vm import booted
 
 from device.notification import Arrival, LinkChange, Notification
 from device.recording import RecordingReader
 from firmware_bridge.protocols import PROTOCOLS
 
-SENSORS = {"chest": "polar-h10", "wrist": "open-eda"}
-"""Name in affectd to kind of virtual sensor."""
 OTHERS = ("movesense", "open-eda:id=shows-passkey,passkey=135790")
 """On the air as well, for the pairing tool alone."""
-ROLES = {"chest": "ecg", "wrist": "eda"}
 PROTOCOL_OF = {"chest": "polar-pmd-ecg", "wrist": "open-eda"}
 SLACK_S = 3.0
 """A packet that was on its way when the fault came holds samples from before it."""

@@ -21,6 +21,9 @@ from vm import Guest
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+SENSORS = {"chest": "polar-h10", "wrist": "open-eda"}
+"""Name in affectd to kind of virtual sensor."""
+ROLES = {"chest": "ecg", "wrist": "eda"}
 LIMIT_S = 60.0
 """Of a tool's run; all of them take under 30 s."""
 POLL_S = 0.2

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from image import OWN_ARCH, cached, call, say
 from packaging.requirements import Requirement
+from stage import PROJECT
 
 from device.install.plan import EXTRAS
 
-PROJECT = Path(__file__).resolve().parents[2]
 LOCK = PROJECT / "requirements.lock"
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 """Of the two releases."""
