@@ -48,6 +48,20 @@ REMEDY_LAYERS = "write the network with layers that survive (train/models/blocks
 CONVERTERS = ("onnx2tf", "tensorflow", "onnx", "numpy")
 """Packages whose versions shape the files."""
 LOG, JOB, RESULT = "convert.log", "job.json", "result.json"
+SAME_STEPS = (
+    "TRANSPOSE",
+    "RESHAPE",
+    "MINIMUM",
+    "MAXIMUM",
+    "STRIDED_SLICE",
+    "SLICE",
+    "GATHER",
+    "SPLIT",
+    "CONCATENATION",
+)
+"""Operators whose int8 output has the scale and zero point of their inputs."""
+N_STEPS = 254
+"""Of int8 without its lowest value."""
 INTEGER = ("INT8", "INT16", "INT32", "INT64", "BOOL")
 """Tensor types a network without float may hold: data, biases, shapes."""
 
@@ -456,11 +470,35 @@ def _observe(job: _Job) -> None:
     held = _held(calibrated, windows)
     for observer, range_of in OBSERVERS.items():
         model = schema.ModelT.InitFromPackedBuf(bytearray(calibrated), 0)
+        raised = _second_factors(model)
         for i, (counts, low, high) in held.items():
             quantization = model.subgraphs[0].tensors[i].quantization
-            quantization.min, quantization.max = ([end] for end in range_of(counts, low, high))
+            least, most = range_of(counts, low, high)
+            spare = (most - least) / N_STEPS if i in raised else 0.0
+            quantization.min, quantization.max = [least - spare], [most]
         made = mlir_quantize(_packed(model), input_data_type=tf.int8, output_data_type=tf.int8)
         Path(job.files[variant_of("int8", observer)]).write_bytes(made)
+
+
+def _second_factors(model: Any) -> set[int]:
+    """Tensors that products of two activations take second, and what they are made of in the same steps.
+
+    Of these -128 is to stay unused, as it is in weights: XNNPACK's kernels for processors without dot products of eight
+    bits (Cortex-A53, A72) add two products in 16 bits, which (-128)(-128) twice is too much for.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    graph, operators = model.subgraphs[0], vars(schema.BuiltinOperator)
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    makers = {op.outputs[0]: op for op in graph.operators}
+    alike = {operators[name] for name in SAME_STEPS}
+    waiting = [op.inputs[1] for op in graph.operators if kinds[op.opcodeIndex] == operators["BATCH_MATMUL"]]
+    found: set[int] = set()
+    while waiting:
+        found.add(i := waiting.pop())
+        if i in makers and kinds[makers[i].opcodeIndex] in alike:
+            waiting.extend(makers[i].inputs)
+    return found
 
 
 def _held(

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from test_bundle import ECG, EDA
 from test_inference import window
 from test_quantize import HELD_OUT, SPEC, TRAINED, checkpoint_tree, make_people, make_pool
@@ -63,6 +64,26 @@ def test_the_file_is_int8_from_end_to_end_and_reads_nothing_but_ecg(bundle: Bund
     (parity,) = manifest.parity
     assert parity.agreement >= MIN_AGREEMENT and parity.cosine > 0.99
     assert parity.balanced_accuracy_float is not None and parity.balanced_accuracy_float > 0.9
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`:UserWarning")
+@pytest.mark.parametrize("which", ["made", "shipped"])
+def test_no_product_of_activations_meets_the_lowest_value_twice(which: str, bundle: Bundle) -> None:
+    """Of the second factor, whatever comes in: a Cortex-A72 and A53 add two products of eight bits in sixteen."""
+    interpreter = Interpreter(
+        model_content=bundle.model if which == "made" else read_bundle(SHIPPED).model,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    seconds = [op["inputs"][1] for op in interpreter._get_ops_details() if op["op_name"] == "BATCH_MATMUL"]
+    rng, held = np.random.default_rng(0), []
+    for spread in (1, 20, 60, 400):
+        for given in interpreter.get_input_details():
+            noise = rng.normal(0, spread, given["shape"]).cumsum(axis=-2)  # of the mask: something
+            interpreter.set_tensor(given["index"], np.clip(noise, -128, 127).astype(np.int8))
+        interpreter.invoke()
+        held += [interpreter.get_tensor(i) for i in seconds]
+    assert len(seconds) >= 2 and min(int(it.min()) for it in held) == -127
 
 
 def test_eda_changes_nothing_and_is_not_said_to_have_been_seen(bundle: Bundle) -> None:
