@@ -60,8 +60,6 @@ SAME_STEPS = (
     "CONCATENATION",
 )
 """Operators whose int8 output has the scale and zero point of their inputs."""
-N_STEPS = 254
-"""Of int8 without its lowest value."""
 INTEGER = ("INT8", "INT16", "INT32", "INT64", "BOOL")
 """Tensor types a network without float may hold: data, biases, shapes."""
 
@@ -470,22 +468,17 @@ def _observe(job: _Job) -> None:
     held = _held(calibrated, windows)
     for observer, range_of in OBSERVERS.items():
         model = schema.ModelT.InitFromPackedBuf(bytearray(calibrated), 0)
-        raised = _second_factors(model)
+        seconds = _second_factors(model)
         for i, (counts, low, high) in held.items():
             quantization = model.subgraphs[0].tensors[i].quantization
-            least, most = range_of(counts, low, high)
-            spare = (most - least) / N_STEPS if i in raised else 0.0
-            quantization.min, quantization.max = [least - spare], [most]
+            ends = range_of(counts, low, high)
+            quantization.min, quantization.max = ([end] for end in (_as_weights(*ends) if i in seconds else ends))
         made = mlir_quantize(_packed(model), input_data_type=tf.int8, output_data_type=tf.int8)
         Path(job.files[variant_of("int8", observer)]).write_bytes(made)
 
 
 def _second_factors(model: Any) -> set[int]:
-    """Tensors that products of two activations take second, and what they are made of in the same steps.
-
-    Of these -128 is to stay unused, as it is in weights: XNNPACK's kernels for processors without dot products of eight
-    bits (Cortex-A53, A72) add two products in 16 bits, which (-128)(-128) twice is too much for.
-    """
+    """Tensors that products of two activations take second, and what they are made of in the same steps."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     graph, operators = model.subgraphs[0], vars(schema.BuiltinOperator)
@@ -499,6 +492,16 @@ def _second_factors(model: Any) -> set[int]:
         if i in makers and kinds[makers[i].opcodeIndex] in alike:
             waiting.extend(makers[i].inputs)
     return found
+
+
+def _as_weights(low: float, high: float) -> tuple[float, float]:
+    """The range with its zero in the middle and -128 unused: what kernels take a second factor for.
+
+    LiteRT 2.1 multiplies as if its zero point were 0. XNNPACK's kernels for processors without dot products of eight
+    bits (Cortex-A53, A72) add two products in 16 bits, which is too few for (-128)(-128) twice.
+    """
+    end = max(-low, high)
+    return -end * 128 / 127, end
 
 
 def _held(
