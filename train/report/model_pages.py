@@ -40,10 +40,15 @@ def filled(page: str, records: Sequence[Record], path: str) -> str:
 
 
 def _table(records: Sequence[Record], systems: Sequence[str]) -> str:
-    """Balanced accuracy and its interval: a row for each task, mode and set of sensors, a column for each system."""
+    """Balanced accuracy and its interval: a row for each task, mode and set of sensors, a column for each system; of a
+    task and mode that one system alone was judged on nothing."""
     cells = {(*_row_of(r), name_of(r)): f"{figure(r['balanced_accuracy'])} ({interval(r['ci95'])})" for r in records}
     there = {_row_of(r): r for r in records if name_of(r) in systems}
-    rows = sorted(there, key=lambda row: (*row[:2], MODES.index(row[2]), MASKS.index(row[3])))
+    compared = {row[:3] for row in there if len({key[4] for key in cells if key[:3] == row[:3]} & {*systems}) > 1}
+    rows = sorted(
+        (row for row in there if row[:3] in compared),
+        key=lambda row: (*row[:2], MODES.index(row[2]), MASKS.index(row[3])),
+    )
     body = []
     for row in rows:
         dataset, task, mode, mask = row
