@@ -29,6 +29,7 @@ from device.reloading import Reloading
 from device.resting import Resting
 from device.sealing import recipients_in
 from device.service import kept_informed
+from device.sinks.base import MadeBy
 from device.sinks.configured import Sinks
 from device.sinks.sqlite import Run
 from device.sources.base import Source
@@ -79,11 +80,11 @@ async def run(
             taping = Taping(recording, marking.mark)
             pausing = Pausing(Path(config.control.state), links, marking.mark)
             status = Status(choice, recording, links, timekeeping, sinks=sinks, taping=taping, pausing=pausing)
-            resting = Resting(config, models, streams.values(), choice, partial(_change_over, status))
+            resting = Resting(config, models, streams.values(), choice, partial(_change_over, status, sinks))
             labelling = Labelling(profile_of(config), status, subject=config.person.subject)
             publish = partial(_publish, sinks=sinks, status=status, labelling=labelling)
-            infos = streams.values()
-            switching = Switching(config, infos, status, resting, labelling, publish, marking.mark)
+            infos, renew = streams.values(), partial(_renew, sinks)
+            switching = Switching(config, infos, status, resting, labelling, publish, marking.mark, renew)
             reloading = Reloading(config, reread, sinks, switching)
             orders = _orders(taping, pausing, switching, reloading)
             control = Control(status.to_json, links, resting.answers, labelling.answers, marking.answers, orders)
@@ -151,12 +152,19 @@ def _orders(
     }
 
 
-def _change_over(status: Status, choice: Choice, classifier: Classifies) -> None:
+def _change_over(status: Status, sinks: Sinks, choice: Choice, classifier: Classifies) -> None:
     """Go on with a wearer's new baseline, between two arrivals."""
     if status.session is not None:  # it gave the windows of the baseline, so it is there
         status.session.use(classifier, choice.baseline, choice.shots)
         status.choice = choice
+        _renew(sinks, choice)
         _log.info("calibrated: bundle %s", choice.bundle.manifest.name)
+
+
+def _renew(sinks: Sinks, choice: Choice) -> None:
+    """Tell what predictions are made with from now on."""
+    manifest = choice.bundle.manifest
+    sinks.renew(MadeBy(manifest.name, choice.bundle.sha256, manifest.labels))
 
 
 class Backlog:

@@ -71,7 +71,7 @@ class Prepared:
 class Switching:
     """Changes what predictions are made with.
 
-    ``mark`` makes an event, ``publish`` takes what the old network says last.
+    ``mark`` makes an event, ``publish`` takes what the old network says last, ``renew`` hears of the new one.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Switching:
         labelling: Labelling,
         publish: Callable[[Iterable[Prediction]], None],
         mark: Callable[[str], object],
+        renew: Callable[[Choice], None],
     ) -> None:
         self.config = config
         """Its ``inference`` and ``person`` are those in use."""
@@ -92,6 +93,7 @@ class Switching:
         self._labelling = labelling
         self._publish = publish
         self._mark = mark
+        self._renew = renew
         self.changing = asyncio.Lock()
         """Held from preparing to going over."""
 
@@ -141,6 +143,7 @@ class Switching:
         self._status.choice = choice
         self._resting.use(prepared.config, prepared.models, choice)
         self._labelling.use(profile_of(prepared.config), forget=warms_up)
+        self._renew(choice)
         self._mark(f"affectd: bundle {choice.bundle.sha256}")
         _log.info("bundle %s, sha256 %s", choice.bundle.manifest.name, choice.bundle.sha256)
         return Switched(

@@ -8,11 +8,14 @@ from typing import Any
 from test_sqlite_sink import RUN, SURE
 
 from device.config import MqttConfig
+from device.sinks.base import MadeBy
 from firmware_bridge.protocols import PROTOCOLS
 
-__all__ = ["RUN", "STREAMS", "SURE", "configured"]
+__all__ = ["ANOTHER", "RUN", "STREAMS", "SURE", "configured"]
 
 STREAMS = {"chest": PROTOCOLS["polar-pmd-ecg"].stream_info, "wrist": PROTOCOLS["open-eda"].stream_info}
+ANOTHER = MadeBy("another", "1" * 64, ("calm", "tense", "sad"))
+"""A bundle that is gone over to."""
 
 
 def configured(port: int, folder: Path, **keys: Any) -> MqttConfig:

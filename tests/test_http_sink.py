@@ -16,6 +16,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mosquitto import Certificates, free_port, until
-from mqtt_sinks import RUN, STREAMS
+from mqtt_sinks import ANOTHER, RUN, STREAMS
 from test_daemon import Scripted, daemon_config, of, published
 from test_mqtt_sink import READING, check
 from test_sqlite_sink import SURE, UNSURE
@@ -62,7 +63,7 @@ with connect(url + (f"?since={since}" if since else ""), proxy=None) as stream:
 @contextlib.contextmanager
 def serving(folder: Path, patience_s: float = 30.0, **keys: Any) -> Iterator[HttpSink]:
     config = HttpConfig(**{"port": 0, "log": str(folder / "log.db"), "device": "dev", **keys})
-    sink = HttpSink(config, RUN, STREAMS, patience_s=patience_s)
+    sink = HttpSink(config, RUN, STREAMS, uuid.uuid4().hex, patience_s=patience_s)
     try:
         yield sink
     finally:
@@ -131,6 +132,28 @@ def test_what_is_read_is_what_the_schema_says_and_what_was_published(tmp_path: P
     assert {key: entries[1]["message"][key] for key in told} == told
     assert {it["message"]["run"] for it in entries} == {state["message"]["run"]}
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in tmp_path.glob("log.db*"))
+
+
+def test_those_who_read_live_are_told_of_another_bundle_in_its_place(tmp_path: Path) -> None:
+    """Over WebSocket and as server-sent events; the position goes on from what was read."""
+    with serving(tmp_path) as sink, stream(sink) as reader:
+        events = urllib.request.urlopen(f"http://127.0.0.1:{sink.port}/v1/stream", timeout=30)
+        with events:
+            heard(reader, 1)
+            fill(sink, 1)
+            before = heard(reader, 1)
+            asyncio.run(sink.renew(ANOTHER))
+            (state,) = heard(reader, 1)
+            fill(sink, 2)
+            after = heard(reader, 1)
+            said = [events.readline() for _ in range(16)]
+        assert got(sink, "state")["bundle"] == {"name": "another", "sha256": "1" * 64} == state["message"]["bundle"]
+        assert got(sink, f"messages?since={state['position']}")["messages"] == after
+    assert (state["topic"], state["position"]) == ("state", before[0]["position"])
+    assert indices(before) + indices(after) == [1, 2]
+    told = [json.loads(line[6:]) for line in said if line.startswith(b"data: ")]
+    assert [it["topic"] for it in told] == ["state", "prediction", "state", "prediction"]
+    assert told[2]["message"]["bundle"] == state["message"]["bundle"]
 
 
 def test_a_reader_that_is_killed_comes_again_and_has_everything_once(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import msgspec
 import numpy as np
 import pylsl
 import pytest
-from mqtt_sinks import STREAMS
+from mosquitto import until
+from mqtt_sinks import ANOTHER, STREAMS
 from test_daemon import CHEST, WRIST, daemon_config, published
 from test_sqlite_sink import SURE, UNSURE
 
@@ -126,9 +128,73 @@ def test_another_process_reads_every_sample_at_its_time(tmp_path: Path) -> None:
     assert markers[2] == ({"event": "stroop start", "start": 1.5}, 1.5)
 
 
-def test_the_outlets_listen_on_loopback_alone() -> None:
+RENEWED = """
+import os, pylsl
+find = ("source_id", f"affectd-test{os.getppid()}-probabilities")
+def inlet(**want):
+    (found,) = pylsl.resolve_byprop(*find, timeout=60)
+    opened = pylsl.StreamInlet(found)
+    opened.open_stream(timeout=60)
+    return opened
+def tell(of):
+    print(of.info(timeout=60).get_channel_labels(), flush=True)
+first = inlet()
+tell(first)
+print(first.pull_sample(timeout=60)[0], flush=True)
+input()
+print(first.pull_sample(timeout=60)[0], flush=True)
+second = inlet()
+tell(second)
+print(second.pull_sample(timeout=60)[0], flush=True)
+input()
+third = inlet()
+tell(third)
+print(third.pull_sample(timeout=60)[0], flush=True)
+"""
+
+
+def test_other_labels_are_another_outlet_of_the_same_name(tmp_path: Path) -> None:
+    """As many labels: an inlet that is there goes on. More of them: whoever looks anew finds the new one alone."""
+    config = tmp_path / "lsl.cfg"
+    config.write_text("[ports]\nIPv6 = disable\n[multicast]\nResolveScope = machine\n[log]\nlevel = -2\n")
+    env = {**os.environ, "LSLAPICFG": str(config)}
+    command = [sys.executable, "-c", RENEWED]
+    with opened() as sink, subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=env) as child:
+        assert child.stdin is not None and child.stdout is not None
+
+        def told() -> Any:
+            return json.loads(child.stdout.readline().replace("'", '"').replace("nan", "NaN"))
+
+        def say(**probabilities: float) -> None:
+            asyncio.run(sink.publish(replace(SURE, probabilities=probabilities)))
+
+        assert told() == ["rest", "stress"]
+        say(rest=0.25, stress=0.75)
+        assert told() == [0.25, 0.75]
+        asyncio.run(sink.renew(replace(ANOTHER, labels=("calm", "tense"))))
+        child.stdin.write("\n")
+        child.stdin.flush()
+        until(lambda: sink._probabilities.have_consumers(), "the inlet has come again")
+        say(calm=0.5, tense=0.5)
+        assert told() == [0.5, 0.5]
+        assert told() == ["calm", "tense"]
+        say(calm=0.125, tense=0.875)
+        assert told() == [0.125, 0.875]
+        asyncio.run(sink.renew(ANOTHER))
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert told() == list(ANOTHER.labels)
+        until(lambda: sink._probabilities.have_consumers(), "the third inlet")
+        say(calm=0.5, tense=0.25, sad=0.25)
+        assert told() == [0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_the_outlets_listen_on_loopback_alone(renewed: bool) -> None:
     """The library's own scope keeps discovery on the machine, but not its data and time sockets."""
-    with opened():
+    with opened() as sink:
+        if renewed:
+            asyncio.run(sink.renew(ANOTHER))
         kinds, devices = set(), set()
         for sock in lsl._sockets():
             with sock:

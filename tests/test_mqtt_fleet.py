@@ -26,7 +26,7 @@ async def devices(first):
     sinks = []
     for k in range(first, first + {devices}):
         config = configured({port}, folder, device=f"d{{k:03}}", outbox=str(folder / f"d{{k:03}}.db"))
-        sinks.append(QueuedSink(MqttSink(config, RUN, STREAMS), 256))
+        sinks.append(QueuedSink(MqttSink(config, RUN, STREAMS, f"{{k:032x}}"), 256))
     tasks = [asyncio.create_task(sink.run()) for sink in sinks]
     for index in range({messages}):
         if index == {messages} // 2:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 from mosquitto import Broker, Certificates, Reader, environment, once, tool, until
-from mqtt_sinks import STREAMS, configured
+from mqtt_sinks import ANOTHER, STREAMS, configured
 from test_daemon import CHEST, WRIST, daemon_config, published
 from test_sqlite_sink import RUN, SURE, UNSURE
 
@@ -29,9 +30,9 @@ from device.config import MqttConfig
 from device.daemon import run
 from device.errors import SinkError
 from device.notification import ClockReading, Event
-from device.sinks.base import QueuedSink, device_id
+from device.sinks.base import MadeBy, QueuedSink, device_id
 from device.sinks.jsonl import JsonlSink
-from device.sinks.messages import SCHEMA
+from device.sinks.messages import SCHEMA, Stamp, Topics, discovery
 from device.sinks.mqtt import HEARD_BYTES, MqttSink
 from device.sinks.outbox import OUTBOX, Outbox
 from device.sinks.secret import read_secret
@@ -41,13 +42,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 SCHEMAS = json.loads((DOCS / "mqtt.schema.json").read_text())
 BASE = "affectd/dev"
 WRITER = """
-import sys, time
+import sys, time, uuid
 from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from device.sinks.mqtt import MqttSink
 from mqtt_sinks import RUN, STREAMS, SURE, configured
-sink = MqttSink(configured({port}, Path({folder!r})), RUN, STREAMS, dice=lambda: 1.0)
+sink = MqttSink(configured({port}, Path({folder!r})), RUN, STREAMS, uuid.uuid4().hex, dice=lambda: 1.0)
 for index in range({first}, {first} + 100_000):
     sink.write(replace(SURE, index=index))
     print(index, flush=True)
@@ -57,7 +58,7 @@ for index in range({first}, {first} + 100_000):
 
 
 def sink_of(config: MqttConfig) -> MqttSink:
-    return MqttSink(config, RUN, STREAMS, dice=lambda: 1.0)
+    return MqttSink(config, RUN, STREAMS, uuid.uuid4().hex, dice=lambda: 1.0)
 
 
 @asynccontextmanager
@@ -137,12 +138,44 @@ def test_who_comes_later_finds_state_availability_and_discovery(tmp_path: Path) 
         assert (entity.get("availability_topic") == f"{BASE}/availability") == (key != "connected")
 
 
+def test_another_bundle_is_told_anew_to_whoever_comes_later(tmp_path: Path) -> None:
+    """While the broker is there, and while it is away; what lay between is all there."""
+    config = configured(0, tmp_path, home_assistant=True)
+    with Broker(tmp_path / "broker") as broker, Reader(broker, "#") as reader:
+        sink = sink_of(msgspec.structs.replace(config, port=broker.port))
+        fill(sink, 1)
+        until(lambda: not sink.waiting, "the first is with the broker")
+        asyncio.run(sink.renew(ANOTHER))
+        fill(sink, 2)
+        until(lambda: len(reader.of(f"{BASE}/state")) == 2 and not sink.waiting, "the second state")
+        broker.stop()
+        asyncio.run(sink.renew(MadeBy("third", "3" * 64, ())))
+        fill(sink, 3)
+        broker.start()
+        until(lambda: len(reader.of(f"{BASE}/state")) >= 3 and not sink.waiting, "the third state")
+        closed(sink)
+        until(lambda: reader.last(f"{BASE}/availability") == b"offline", "offline")
+    states, devices = reader.of(f"{BASE}/state"), reader.of("homeassistant/device/affectd-dev/config")
+    for state in states:
+        check("state", state)
+    told = [RUN.bundle, "another", "third"]  # the reader, too, comes again, and gets what is retained
+    assert list(dict.fromkeys(it["bundle"]["name"] for it in states)) == told
+    assert list(dict.fromkeys(it["device"]["model"] for it in devices)) == told
+    assert states[1]["bundle"]["sha256"] == "1" * 64 and len({it["run"] for it in states}) == 1
+    assert [it["index"] for it in reader.of(f"{BASE}/prediction")] == [1, 2, 3]
+
+
+def test_the_entities_of_a_sensor_that_is_here_no_more_are_removed() -> None:
+    """Home Assistant removes an entity of which it is told the platform and nothing else."""
+    both, one = (discovery("dev", Topics(BASE), RUN, it)["components"] for it in (("ecg", "eda"), ("ecg",)))
+    assert one.pop("quality_eda") == {"platform": "sensor"}
+    assert {key: both[key] for key in one} == one and set(both) - set(one) == {"quality_eda"}
+
+
 def test_home_assistant_s_templates_give_what_the_prediction_says(tmp_path: Path) -> None:
     from jinja2 import Environment
 
-    from device.sinks.messages import Stamp, Topics, discovery
-
-    entities = discovery("dev", Topics(BASE), "0", ("ecg", "eda"))["components"]
+    entities = discovery("dev", Topics(BASE), RUN, ("ecg", "eda"))["components"]
     shown = {}
     for name, item in (("sure", SURE), ("unsure", UNSURE)):
         payload = Stamp("dev", "0" * 32).of_prediction(replace(item, sqi={"ecg": 0.9}), 0)

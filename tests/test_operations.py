@@ -9,12 +9,16 @@ import logging
 import os
 import signal
 import sqlite3
+import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pylsl
 import pytest
+from mosquitto import Broker, Reader, free_port, until
+from mqtt_sinks import configured
 from test_daemon import INFOS, SENT
 from tiny_bundle import CARD, MODEL, REPORT, tiny_bundle, tiny_manifest
 from wearer_at_rest import profile
@@ -23,8 +27,10 @@ from device.bundle import Bundle, write_bundle
 from device.config import (
     Config,
     ControlConfig,
+    HttpConfig,
     InferenceConfig,
     JsonlConfig,
+    LslConfig,
     PersonConfig,
     RecordingConfig,
     SinksConfig,
@@ -286,6 +292,53 @@ def test_another_bundle_is_gone_over_to_between_two_arrivals(life: Life, spec: S
     runs = life.rows("SELECT r.bundle, r.bundle_sha256, count(*) FROM prediction JOIN run r ON r.id = run GROUP BY run")
     of = {name: sum(p["bundle"] == name for p in wanted) for name in ("tiny", "second")}
     assert runs == [("tiny", life.first.sha256, of["tiny"]), ("second", second.sha256, of["second"])]
+
+
+def test_readers_are_told_of_another_bundle_and_not_of_one_that_fails(life: Life) -> None:
+    """By `affectd bundle use` and by SIGHUP's reload, to a broker, over HTTP and over LSL, each with other labels."""
+    second = proved(life.folder / "second.affect", name="second", labels=("calm", "tense"))
+    third = proved(life.folder / "third.affect", EDGY, name="third", labels=("low", "high"))
+    (life.folder / "noise.affect").write_bytes(b"noise")
+    told: list[tuple[str, str, list[str]]] = []
+    with Broker(life.folder / "broker") as broker, Reader(broker) as reader:
+        http = HttpConfig(port=free_port(), log=str(life.folder / "log.db"))
+        mqtt = configured(broker.port, life.folder)
+        lsl = LslConfig(device=f"operations-{os.getpid()}")
+        assert isinstance(life.config, Config)
+        life.change(sinks=msgspec.structs.replace(life.config.sinks, http=http, mqtt=mqtt, lsl=lsl))
+
+        def look() -> tuple[str, str, list[str]]:
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"http://127.0.0.1:{http.port}/v1/state", timeout=30) as response:
+                served = json.load(response)["bundle"]["name"]
+            (found,) = pylsl.resolve_byprop("source_id", f"affectd-{lsl.device}-probabilities", timeout=30)
+            labels = pylsl.StreamInlet(found, recover=False).info(timeout=30).get_channel_labels()
+            return reader.of("affectd/dev/state")[-1]["bundle"]["name"], served, labels
+
+        async def see(states: int) -> None:
+            await asyncio.to_thread(until, lambda: len(reader.of("affectd/dev/state")) == states, "a state")
+            told.append(await asyncio.to_thread(look))
+
+        async def talk() -> None:
+            await life.took(SENT[:HALF])
+            await see(1)
+            await life.order("bundle", path=second.path)
+            await see(2)
+            with pytest.raises(DaemonError, match="zip"):
+                await life.order("bundle", path=str(life.folder / "noise.affect"))
+            await see(2)
+            life.change(inference=InferenceConfig(bundle=str(third.path)))
+            assert await life.order("reload") == {"changed": ["inference.bundle"], "restart": []}
+            await see(3)
+            await life.took(SENT[HALF:])
+
+        life.live(talk)
+    assert told == [
+        ("tiny", "tiny", ["rest", "stress"]),
+        ("second", "second", ["calm", "tense"]),
+        ("second", "second", ["calm", "tense"]),
+        ("third", "third", ["low", "high"]),
+    ]
 
 
 def test_windows_that_are_begun_end_where_others_follow(life: Life) -> None:

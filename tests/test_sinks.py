@@ -14,7 +14,7 @@ import pytest
 from device.errors import SinkError
 from device.inference import Prediction
 from device.notification import ClockReading, Event
-from device.sinks.base import QueuedSink
+from device.sinks.base import MadeBy, QueuedSink
 from device.sinks.jsonl import JsonlSink
 
 
@@ -94,6 +94,33 @@ def test_a_sink_that_hangs_is_left_at_the_end() -> None:
         await queued.close(task, timeout_s=0.01)
         assert task.cancelled()
         assert sink.closed and not sink.got
+
+    asyncio.run(scenario())
+
+
+class Told(Gated):
+    """One that tells what predictions are made with; a place of its list each."""
+
+    async def renew(self, made_by: MadeBy) -> None:
+        self.got.append(-len(made_by.labels))
+
+
+@pytest.mark.parametrize(("size", "got"), [(9, [0, 1, -1, 2, 3, -2, 4]), (3, [-1, 3, -2, 4]), (1, [-2, 4])])
+def test_what_is_told_of_a_bundle_keeps_its_place_also_where_a_full_queue_drops(size: int, got: list[int]) -> None:
+    """What has been pushed out is told before the next item; of two, the newer alone."""
+
+    async def scenario() -> None:
+        sink = Told()
+        queued = QueuedSink(sink, size)
+        for index in range(5):
+            if index in (2, 4):
+                queued.renew(MadeBy("tiny", "", ("rest",) * (index // 2)))
+            queued.put(prediction(index))
+        sink.gate.set()
+        task = asyncio.create_task(queued.run())
+        await queued.close(task)
+        assert sink.got == got
+        assert queued.published + queued.dropped == 5 and queued.failed == 0
 
     asyncio.run(scenario())
 

@@ -11,6 +11,7 @@ import hmac
 import logging
 import socket
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -50,6 +51,36 @@ class Listens(Protocol):
         """Take what flows inside the session; never waits."""
 
 
+@dataclass(frozen=True, slots=True)
+class MadeBy:
+    """What predictions are made with."""
+
+    bundle: str
+    """Its name."""
+    bundle_sha256: str
+    labels: tuple[str, ...]
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A sink that tells readers what predictions are made with, apart from each of them."""
+
+    async def renew(self, made_by: MadeBy) -> None:
+        """Tell it anew: what is published from now on is made with this."""
+
+
+class Written:
+    """A sink that is done with an item once it is on the disk."""
+
+    def write(self, item: Item) -> None:
+        """Put one there."""
+        raise NotImplementedError
+
+    async def publish(self, item: Item) -> None:
+        """Put one there, without holding up the event loop where that is slow."""
+        await asyncio.to_thread(self.write, item)
+
+
 @runtime_checkable
 class Serves(Protocol):
     """A sink that readers come to."""
@@ -71,20 +102,38 @@ class QueuedSink:
         self.failing = 0
         """Failures since the last success."""
         self.last_error = ""
-        self._queue: deque[Item] = deque(maxlen=size)
+        self._size = size
+        self._queue: deque[Item | MadeBy] = deque()
+        self._passed: MadeBy | None = None
+        """What a full queue has pushed out: it is told before the next item."""
         self._wake = asyncio.Event()
         self._closing = False
 
     def put(self, item: Item) -> None:
         """Queue one, at once."""
-        self.dropped += len(self._queue) == self._queue.maxlen
+        self._append(item)
+
+    def renew(self, made_by: MadeBy) -> None:
+        """What is put from now on is made with this; a sink that tells so does it in its place, also behind a full
+        queue.
+        """
+        if isinstance(self.sink, Describes):
+            self._append(made_by)
+
+    def _append(self, item: Item | MadeBy) -> None:
+        if len(self._queue) == self._size:
+            oldest = self._queue.popleft()
+            if isinstance(oldest, MadeBy):
+                self._passed = oldest
+            else:
+                self.dropped += 1
         self._queue.append(item)
         self._wake.set()
 
     def to_json(self) -> dict[str, Any]:
         """How it does."""
         counts = {"published": self.published, "dropped": self.dropped, "failed": self.failed, "failing": self.failing}
-        queue = {"queued": len(self._queue), "queue": self._queue.maxlen}
+        queue = {"queued": len(self._queue), "queue": self._size}
         readers = {"readers": self.sink.readers()} if isinstance(self.sink, Serves) else {}
         return {"name": self.sink.name, **counts, **queue, "last_error": self.last_error or None, **readers}
 
@@ -95,10 +144,15 @@ class QueuedSink:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._publish(self._queue.popleft())
+            passed, self._passed = self._passed, None
+            await self._publish(passed or self._queue.popleft())
 
-    async def _publish(self, item: Item) -> None:
+    async def _publish(self, item: Item | MadeBy) -> None:
         try:
+            if isinstance(item, MadeBy):
+                assert isinstance(self.sink, Describes)
+                await self.sink.renew(item)
+                return
             await self.sink.publish(item)
             self.published += 1
             self.failing = 0
@@ -119,8 +173,10 @@ class QueuedSink:
         await self.sink.close()
 
 
-def _what(item: Item) -> str:
+def _what(item: Item | MadeBy) -> str:
     """An item for people; of a prediction never what it says."""
+    if isinstance(item, MadeBy):
+        return f"bundle {item.bundle}"
     if isinstance(item, Prediction):
         return f"prediction {item.index}"
     return f"{'event' if isinstance(item, Event) else 'clock'} at {item.host_ns / 1e9:.3f} s"

@@ -18,7 +18,7 @@ from device.config import HttpConfig, JsonlConfig, LslConfig, MqttConfig, SinksC
 from device.errors import DeviceError, SinkError
 from device.notification import ClockReading
 from device.sealing import recipients_in
-from device.sinks.base import Item, Listens, QueuedSink, Sink, device_id
+from device.sinks.base import Item, Listens, MadeBy, QueuedSink, Sink, device_id
 from device.sinks.jsonl import JsonlSink
 from device.sinks.sqlite import Run, SqliteSink
 from firmware_bridge.packet import StreamInfo
@@ -58,7 +58,7 @@ class Sinks:
         self._run = run
         self._run_id = uuid.uuid4().hex
         self._streams = streams
-        self._labels = labels
+        self._made_by = MadeBy(run.bundle, run.bundle_sha256, tuple(labels))
         self._open: dict[str, OpenSink] = {}
         self._read: ClockReading | None = None
 
@@ -68,6 +68,13 @@ class Sinks:
             self._read = item
         for it in self._open.values():
             it.queued.put(item)
+
+    def renew(self, made_by: MadeBy) -> None:
+        """What comes from now on is made with this; tell those who tell others, unless it is what it was."""
+        if made_by != self._made_by:
+            self._made_by, self._run = made_by, self._run.with_bundle(made_by)
+            for it in self._open.values():
+                it.queued.renew(made_by)
 
     def listen(self, item: Chunk | Window) -> None:
         """Hand on what flows inside the session to those that take signals too."""
@@ -119,15 +126,15 @@ class Sinks:
             case MqttConfig():
                 with _needing("mqtt", "mqtt"):
                     from device.sinks.mqtt import MqttSink
-                return MqttSink(table, self._run, self._streams, run_id=self._run_id)
+                return MqttSink(table, self._run, self._streams, self._run_id)
             case HttpConfig():
                 with _needing("http", "web"):
                     from device.sinks.http import HttpSink
-                return HttpSink(table, self._run, self._streams, run_id=self._run_id)
+                return HttpSink(table, self._run, self._streams, self._run_id)
             case LslConfig():
                 from device.sinks.lsl import LslSink  # numpy comes with it
 
-                return LslSink(table, self._streams, self._labels, table.device or device_id())
+                return LslSink(table, self._streams, self._made_by.labels, table.device or device_id())
 
 
 @contextlib.contextmanager

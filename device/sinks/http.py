@@ -13,7 +13,6 @@ import socket
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from device.config import HttpConfig
 from device.errors import SinkError
-from device.sinks.base import Item, device_id
+from device.sinks.base import Item, MadeBy, Written, device_id
 from device.sinks.message_log import MessageLog
 from device.sinks.messages import Messages, Stamp
 from device.sinks.readers import PATIENCE_S, Door, Readers
@@ -50,7 +49,7 @@ ACCEPT_PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-class HttpSink:
+class HttpSink(Written):
     """Serves readers for one run of the daemon."""
 
     name = "http"
@@ -60,8 +59,8 @@ class HttpSink:
         config: HttpConfig,
         run: Run,
         streams: Mapping[str, StreamInfo],
+        run_id: str,
         *,
-        run_id: str | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Open the log and begin to serve; raises SinkError for what cannot be used."""
@@ -69,7 +68,7 @@ class HttpSink:
         self._tls = _tls(config)
         self._run = run
         self._streams = streams
-        self._stamp = Stamp(config.device or device_id(), run_id or uuid.uuid4().hex)
+        self._stamp = Stamp(config.device or device_id(), run_id)
         self._messages = Messages(self._stamp)
         self._crowd = CROWD * config.readers
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
@@ -96,9 +95,10 @@ class HttpSink:
         self._log.put(*self._messages.of(item, time.time_ns() - host_ns()))
         self._loop.result().call_soon_threadsafe(self._readers.wake)
 
-    async def publish(self, item: Item) -> None:
-        """Put one on the disk, without holding up the event loop where that is slow."""
-        await asyncio.to_thread(self.write, item)
+    async def renew(self, made_by: MadeBy) -> None:
+        """Tell those who read live, too."""
+        self._run = self._run.with_bundle(made_by)
+        self._loop.result().call_soon_threadsafe(self._readers.renew)
 
     async def close(self) -> None:
         """Let readers have the last of it, for a moment."""

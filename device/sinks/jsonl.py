@@ -14,7 +14,7 @@ import msgspec
 
 from device.errors import SinkError
 from device.notification import ClockReading, Event
-from device.sinks.base import Item
+from device.sinks.base import Item, Written
 from firmware_bridge.private import FILE_MODE, make_folder
 
 _REMEDY = "name another file in [sinks.jsonl] path, or make this one writable"
@@ -35,7 +35,7 @@ def to_tree(item: Item, begins_run: bool = False) -> object:
     return item
 
 
-class JsonlSink:
+class JsonlSink(Written):
     """Appends to one file."""
 
     name = "jsonl"
@@ -78,10 +78,6 @@ class JsonlSink:
         except OSError as error:
             remedy = "make room on its disk; what was written before is whole"
             raise SinkError(str(self.path), f"cannot be written: {error.strerror}", remedy) from error
-
-    async def publish(self, item: Item) -> None:
-        """Append one line, without holding up the event loop where the disk is slow."""
-        await asyncio.to_thread(self.write, item)
 
     async def close(self) -> None:
         """Flush to the disk and close."""

@@ -29,7 +29,7 @@ from device.errors import SinkError
 from device.inference import Prediction
 from device.notification import ClockReading
 from device.pipeline.types import Chunk, Floats
-from device.sinks.base import Item
+from device.sinks.base import Item, MadeBy
 from device.sinks.jsonl import to_tree
 from device.wall import host_s
 from firmware_bridge.packet import StreamInfo
@@ -72,15 +72,16 @@ class LslSink:
         self._lsl = _library()
         with _configured(config.scope):
             self._offset = _offset(self._lsl.local_clock)
-            make = _maker(self._lsl, device)
+            self._make = make = _maker(self._lsl, device)
             self._signals: dict[str, _Signal] = {
                 info.modality: _Signal(make(name, info.modality.upper(), info.ch_names, info.units, info.sfreq), info)
                 for name, info in streams.items()
             }
             self._labels = tuple(labels)
-            self._probabilities = make("probabilities", "Probabilities", self._labels, "", 0.0)
+            self._probabilities = self._of_labels()
             self._markers = make("markers", "Markers", ("markers",), "", 0.0)
-            if config.scope == "machine":
+            self._is_kept = config.scope == "machine"
+            if self._is_kept:
                 _keep_to_loopback()
         self.sent = self.dropped = 0
         """Chunks."""
@@ -106,6 +107,24 @@ class LslSink:
         if isinstance(item, Prediction):
             told = item.probabilities or {}
             self._probabilities.push_sample([told.get(label, math.nan) for label in self._labels], at + self._offset)
+
+    async def renew(self, made_by: MadeBy) -> None:
+        """Other labels want another outlet, as what an outlet says of itself stays; it has the name of the one before.
+
+        Raises SinkError where it cannot be kept to this machine.
+        """
+        if made_by.labels != self._labels:
+            self._labels = made_by.labels
+            await asyncio.to_thread(self._replace)
+
+    def _replace(self) -> None:
+        del self._probabilities  # first, lest a reader find two
+        self._probabilities = self._of_labels()
+        if self._is_kept:
+            _keep_to_loopback()
+
+    def _of_labels(self) -> Any:
+        return self._make("probabilities", "Probabilities", self._labels, "", 0.0)
 
     async def close(self) -> None:
         """Send what is queued, and take the outlets away."""

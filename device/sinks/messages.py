@@ -15,6 +15,7 @@ import msgspec
 
 from device.inference import Prediction
 from device.notification import ClockReading, Event
+from device.pipeline.spec import MODALITIES
 from device.sinks.base import Item
 from device.sinks.sqlite import Run
 from firmware_bridge.packet import StreamInfo
@@ -116,8 +117,10 @@ def wall_time(wall_ns: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def discovery(device: str, topics: Topics, version: str, modalities: tuple[str, ...]) -> dict[str, Any]:
+def discovery(device: str, topics: Topics, run: Run, modalities: tuple[str, ...]) -> dict[str, Any]:
     """Home Assistant's device discovery payload: one message describes the device and all its entities.
+
+    What a sensor that is here no more has left there, goes: an entity of a platform and nothing else is removed.
 
     https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
     """
@@ -154,10 +157,13 @@ def discovery(device: str, topics: Topics, version: str, modalities: tuple[str, 
         "payload_off": OFFLINE,
     }
     components = {key: told | entity for key, entity in entities.items()} | {"connected": connected}
+    here = {key: one | {"unique_id": f"{name}-{key}"} for key, one in components.items()}
+    gone = {f"quality_{modality}": {"platform": "sensor"} for modality in MODALITIES if modality not in modalities}
+    maker = {"manufacturer": "affectd", "model": run.bundle, "sw_version": run.affectd}
     return {
-        "device": {"identifiers": [name], "name": name, "manufacturer": "affectd", "sw_version": version},
-        "origin": {"name": "affectd", "sw_version": version},
-        "components": {key: one | {"unique_id": f"{name}-{key}"} for key, one in components.items()},
+        "device": {"identifiers": [name], "name": name, **maker},
+        "origin": {"name": "affectd", "sw_version": run.affectd},
+        "components": here | gone,
         "qos": 1,
     }
 

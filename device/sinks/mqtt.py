@@ -14,7 +14,6 @@ import socket
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from device.config import MqttConfig
 from device.errors import SinkError
-from device.sinks.base import Item, device_id
+from device.sinks.base import Item, MadeBy, Written, device_id
 from device.sinks.messages import OFFLINE, ONLINE, Messages, Stamp, Topics, discovery
 from device.sinks.outbox import Outbox
 from device.sinks.secret import load_certificate, read_secret
@@ -70,7 +69,7 @@ class _LinkError(Exception):
         self.refused = refused
 
 
-class MqttSink:
+class MqttSink(Written):
     """Publishes for one run of the daemon."""
 
     name = "mqtt"
@@ -80,8 +79,8 @@ class MqttSink:
         config: MqttConfig,
         run: Run,
         streams: Mapping[str, StreamInfo],
+        run_id: str,
         *,
-        run_id: str | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         """Open the outbox and begin to connect; raises SinkError for files that cannot be used."""
@@ -91,7 +90,7 @@ class MqttSink:
         self._run = run
         self._streams = streams
         self._dice = dice
-        self._stamp = Stamp(self.device, run_id or uuid.uuid4().hex)
+        self._stamp = Stamp(self.device, run_id)
         self._messages = Messages(self._stamp)
         self._tls = _tls(config) if config.tls else None
         self._password = read_secret("mqtt", "password", config.password_file)
@@ -121,9 +120,9 @@ class MqttSink:
         topic, payload = self._messages.of(item, time.time_ns() - host_ns())
         self._outbox.put(self.topics.of(topic), payload)
 
-    async def publish(self, item: Item) -> None:
-        """Put one on the disk, without holding up the event loop where that is slow."""
-        await asyncio.to_thread(self.write, item)
+    async def renew(self, made_by: MadeBy) -> None:
+        """What stays with the broker tells of this from now on, or as soon as it is there."""
+        self._run = self._run.with_bundle(made_by)
 
     async def close(self) -> None:
         """Send what waits, for a moment; the rest stays for the next start."""
@@ -164,11 +163,15 @@ class MqttSink:
             link.open()
             self._since_s = time.monotonic()
             _log.info("sink mqtt: connected to %s, %d messages wait", self._config.host, self._outbox.waiting)
-            self._introduce(link)
-            while link.is_waiting:
-                link.turn()
+            told = self._describe(link)
+            link.keep(self.topics.availability, ONLINE.encode())
+            link.settle()
             last = 0
             while not self._is_done():
+                if told is not self._run:
+                    link.settle()
+                    told = self._describe(link)
+                    link.settle()
                 for message in self._outbox.after(last, link.room) if self._outbox.newest > last else ():
                     link.send(message.topic, message.payload, message.id)
                     last = message.id
@@ -181,17 +184,18 @@ class MqttSink:
     def _is_done(self) -> bool:
         return self._stop.is_set() and (self._outbox.waiting == 0 or time.monotonic() > self._deadline)
 
-    def _introduce(self, link: _Link) -> None:
-        """What stays with the broker for whoever comes later."""
+    def _describe(self, link: _Link) -> Run:
+        """What stays with the broker for whoever comes later, and of which run that is told."""
+        run = self._run
         outbox = {"waiting": self._outbox.waiting, "dropped": self._outbox.dropped}
-        state = self._stamp.of_state(self._run, self._streams, outbox=outbox)
+        state = self._stamp.of_state(run, self._streams, outbox=outbox)
         link.keep(self.topics.state, msgspec.json.encode(state))
         if self._config.home_assistant:
             modalities = tuple(info.modality for info in self._streams.values())
-            payload = discovery(self.device, self.topics, self._run.affectd, modalities)
+            payload = discovery(self.device, self.topics, run, modalities)
             topic = f"{self._config.discovery_prefix}/device/affectd-{self.device}/config"
             link.keep(topic, msgspec.json.encode(payload))
-        link.keep(self.topics.availability, ONLINE.encode())
+        return run
 
 
 class _Link(Client):
@@ -237,11 +241,6 @@ class _Link(Client):
         """Messages that may be sent now."""
         return max(0, self._most - len(self._under_way))
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether anything is not acknowledged yet."""
-        return bool(self._under_way)
-
     def send(self, topic: str, payload: bytes, message: int | None = None, retain: bool = False) -> None:
         """Send one; ``message`` comes back from ``taken`` once the broker has it."""
         if not self._under_way:
@@ -269,6 +268,11 @@ class _Link(Client):
             raise _LinkError("the connection is lost" if self._accepted else "the broker closes the connection")
         if self._under_way and time.monotonic() - self._progress_s > 2 * self._settings.keepalive:
             raise _LinkError("no acknowledgement")
+
+    def settle(self) -> None:
+        """Turn until all is acknowledged; raises _LinkError."""
+        while self._under_way:
+            self.turn()
 
     def close(self) -> None:
         """Let go, in good order where that is possible; the broker publishes the will."""

@@ -107,6 +107,7 @@ class Readers:
         self._most = most
         self._patience_s = patience_s
         self._news = asyncio.Event()
+        self._renewals = 0
         self._stopping = False
         self._talks: set[asyncio.Task[Any]] = set()
         self.refused = self.late = 0
@@ -127,6 +128,11 @@ class Readers:
         """There is a new message."""
         self._news.set()
         self._news = asyncio.Event()
+
+    def renew(self) -> None:
+        """There is a new state."""
+        self._renewals += 1
+        self.wake()
 
     async def leave(self, for_s: float) -> None:
         """Let go of each as soon as it has all there is; of one that takes its time, after ``for_s``."""
@@ -257,18 +263,21 @@ class Readers:
         send: Callable[[Entry], Awaitable[None]],
         ask: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Send what runs, all there is behind position ``since`` and then all that comes, until ``leave``.
+        """Send what runs, all there is behind position ``since`` and then all that comes, until ``leave``; what runs
+        also when it changes.
 
         ``ask`` is called in silence. Raises TimeoutError where nobody takes it.
         """
-        state = msgspec.json.encode(self._state())
-        await self._sent(send(Entry.of(since, "state", state)))
-        place = self._place(since)
+        place, renewals = self._place(since), -1
         while True:
             news = self._news
+            if renewals != self._renewals:
+                renewals = self._renewals
+                await self._sent(send(Entry.of(since, "state", msgspec.json.encode(self._state()))))
             entries, place = await asyncio.to_thread(self._messages.read, place, BATCH)
             for entry in entries:
                 await self._sent(send(entry))
+                since = entry.position
             if entries:
                 continue
             if self._stopping:

@@ -18,7 +18,7 @@ import msgspec
 from device.inference import Prediction
 from device.notification import ClockReading, Event
 from device.sealing import Sealer
-from device.sinks.base import Item
+from device.sinks.base import Item, MadeBy, Written
 from device.sinks.database import Kind, opened, used
 from device.sinks.jsonl import to_tree
 
@@ -112,8 +112,12 @@ class Run:
     subject: str = ""
     """Of whom; empty where nobody was named."""
 
+    def with_bundle(self, made_by: MadeBy) -> Run:
+        """The same run, predicting with another bundle."""
+        return replace(self, bundle=made_by.bundle, bundle_sha256=made_by.bundle_sha256)
 
-class SqliteSink:
+
+class SqliteSink(Written):
     """Appends to one database; several runs of the daemon share it, one after the other."""
 
     name = "sqlite"
@@ -148,10 +152,6 @@ class SqliteSink:
             self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
         else:
             self._db.execute(_PREDICTION, (self._run, *_row(item)))
-
-    async def publish(self, item: Item) -> None:
-        """Put one row on the disk, without holding up the event loop where that is slow."""
-        await asyncio.to_thread(self.write, item)
 
     async def close(self) -> None:
         """Close the database; its write-ahead log goes into the file."""
