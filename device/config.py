@@ -159,6 +159,9 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """File of the messages that wait while the broker is away."""
     outbox_messages: Count = 600_000
     """How many may wait: a month, one in 5 s, about 400 MB; beyond it the oldest is dropped and counted."""
+    outbox_key_file: str | None = None
+    """File of the key with which they are encrypted, 64 hexadecimal digits for the owner's eyes only; systemd's
+    credential ``mqtt_outbox_key`` if not given. With neither, they are not encrypted."""
     queue: Count = 256
     """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
 
@@ -215,6 +218,9 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """File of the messages that readers may still ask for."""
     log_messages: Count = 120_000
     """How many are kept: a week, one in 5 s, about 80 MB; the oldest goes first, and who comes late is told."""
+    log_key_file: str | None = None
+    """File of the key with which they are encrypted, 64 hexadecimal digits for the owner's eyes only; systemd's
+    credential ``http_log_key`` if not given. With neither, they are not encrypted."""
     readers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     """Readers at the same time; one more is refused."""
     queue: Count = 256
@@ -590,6 +596,9 @@ queue = 256
 # What waits while the broker is away: a month, one in 5 s, about 400 MB; beyond it the oldest is dropped and counted.
 # outbox = "/var/lib/affectd/mqtt-outbox.db"
 # outbox_messages = 600000
+# Encrypts it with a key (`openssl rand -hex 32`) that its owner alone may read, best not on the same card; without this
+# line systemd's credential mqtt_outbox_key.
+# outbox_key_file = "/etc/affectd/mqtt_outbox_key"
 # As above.
 # queue = 256
 
@@ -626,6 +635,8 @@ queue = 256
 # What a reader that was away may still ask for: a week, one in 5 s, about 80 MB; one that comes too late is told.
 # log = "/var/lib/affectd/http-log.db"
 # log_messages = 120000
+# Encrypts it, as above; without this line systemd's credential http_log_key.
+# log_key_file = "/etc/affectd/http_log_key"
 # Readers at the same time; one more is refused.
 # readers = 16
 # As above.

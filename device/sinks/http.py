@@ -27,7 +27,7 @@ from device.sinks.base import Item, MadeBy, Written, device_id
 from device.sinks.message_log import MessageLog
 from device.sinks.messages import Messages, Stamp
 from device.sinks.readers import PATIENCE_S, Door, Readers
-from device.sinks.secret import load_certificate, read_token
+from device.sinks.secret import load_certificate, read_box, read_token
 from device.sinks.sqlite import Run
 from device.wall import host_ns
 from firmware_bridge.packet import StreamInfo
@@ -72,10 +72,11 @@ class HttpSink(Written):
         self._messages = Messages(self._stamp)
         self._crowd = CROWD * config.readers
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        box = read_box("http", "log_key", config.log_key_file)
         with contextlib.ExitStack() as opened:
             listening = opened.enter_context(_listening(config))
             self.port: int = listening.getsockname()[1]
-            self._log = MessageLog(Path(config.log), config.log_messages, run.subject)
+            self._log = MessageLog(Path(config.log), config.log_messages, run.subject, box)
             opened.pop_all()
         self._readers = Readers(self._log, door, self._state, config.readers, patience_s)
         self._stop = asyncio.Event()

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from device.sealing import Box
 from device.sinks.database import Kind
-from device.sinks.outbox import OUTBOX, Message, Outbox
+from device.sinks.outbox import LOCKED, PLAIN, Message, Outbox
 
 ELSEWHERE = -1
 """Place of a position that is none of this log's: another file stood here when it was given out."""
@@ -21,7 +22,7 @@ _NAMED = """
 CREATE TABLE log (name TEXT NOT NULL) STRICT;
 INSERT INTO log VALUES (lower(hex(randomblob(4))));
 """
-LOG = Kind("log", "[sinks.http] log", (*OUTBOX.versions, _NAMED))
+LOG = Kind("log", "[sinks.http] log", (*PLAIN, _NAMED, LOCKED))
 _POSITION = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 
 
@@ -43,8 +44,8 @@ class Entry(NamedTuple):
 class MessageLog(Outbox):
     """One file; beyond its bound the oldest go."""
 
-    def __init__(self, path: Path, most: int, subject: str = "") -> None:
-        super().__init__(path, most, subject, LOG)
+    def __init__(self, path: Path, most: int, subject: str = "", box: Box | None = None) -> None:
+        super().__init__(path, most, subject, box, LOG)
         (self._name,) = self._db.execute("SELECT name FROM log").fetchone()
 
     def position(self, place: int) -> str:
@@ -73,6 +74,7 @@ class MessageLog(Outbox):
         if place == self.newest:
             return [], place
         messages = self.after(max(place, 0), most)
+        messages = [it for n, it in enumerate(messages) if it.id == messages[0].id + n]  # up to the next that is gone
         entries = [Entry.of(self.position(it.id), it.topic, it.payload) for it in messages]
         if (gap := self._gap(place, messages)) is not None:
             entries.insert(0, gap)

@@ -30,7 +30,7 @@ from device.errors import SinkError
 from device.sinks.base import Item, MadeBy, Written, device_id
 from device.sinks.messages import OFFLINE, ONLINE, Messages, Stamp, Topics, discovery
 from device.sinks.outbox import Outbox
-from device.sinks.secret import load_certificate, read_secret
+from device.sinks.secret import load_certificate, read_box, read_secret
 from device.sinks.sqlite import Run
 from device.wall import host_ns
 from firmware_bridge.packet import StreamInfo
@@ -94,7 +94,8 @@ class MqttSink(Written):
         self._messages = Messages(self._stamp)
         self._tls = _tls(config) if config.tls else None
         self._password = read_secret("mqtt", "password", config.password_file)
-        self._outbox = Outbox(Path(config.outbox), config.outbox_messages, run.subject)
+        box = read_box("mqtt", "outbox_key", config.outbox_key_file)
+        self._outbox = Outbox(Path(config.outbox), config.outbox_messages, run.subject, box)
         self._said = ""
         self._attempts = 0
         self._since_s = math.inf

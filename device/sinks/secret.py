@@ -13,9 +13,12 @@ from pathlib import Path
 
 from device.config import HttpConfig
 from device.errors import SinkError
+from device.sealing import Box
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{22,256}")
 """128 bits or more, in characters that a header and a WebSocket's subprotocol may have."""
+_KEY = re.compile("[0-9A-Fa-f]{64}")
+"""256 bits."""
 _MAKE = "`openssl rand -hex 16` makes one"
 
 
@@ -50,6 +53,18 @@ def read_token(config: HttpConfig) -> str | None:
         reason = f"a token of {len(token)} characters, or with others than letters, digits and ._~-"
         raise SinkError("http", reason, _MAKE)
     return token
+
+
+def read_box(sink: str, what: str, path: str | None) -> Box | None:
+    """What seals a file that the daemon reads again, from the secret of its key; None where there is no key. Raises
+    SinkError, KeyFileError."""
+    key = read_secret(sink, what, path)
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
+        reason = f"its {what} is not of 64 hexadecimal digits"
+        raise SinkError(sink, reason, f"see [sinks.{sink}] {what}_file; `openssl rand -hex 32` makes one")
+    return Box(bytes.fromhex(key))
 
 
 def load_certificate(context: ssl.SSLContext, sink: str, certificate: str, key: str | None) -> None:

@@ -17,13 +17,10 @@ import msgspec
 
 from device.inference import Prediction
 from device.notification import ClockReading, Event
-from device.sealing import Sealer
+from device.sealing import Sealer, padded
 from device.sinks.base import Item, MadeBy, Written
 from device.sinks.database import Kind, opened, used
 from device.sinks.jsonl import to_tree
-
-BLOCK = 1024
-"""Bytes; a prediction of three classes and two sensors takes half of it, an abstention less."""
 
 _VERSION_1 = """
 CREATE TABLE run (
@@ -147,7 +144,7 @@ class SqliteSink(Written):
         if isinstance(item, Prediction) and item.bundle_sha256 not in ("", self._of.bundle_sha256):
             self._begin(replace(self._of, bundle=item.bundle, bundle_sha256=item.bundle_sha256))
         if self._sealer is not None:
-            self._db.execute(_SEALED, (self._run, self._sealer.seal(padded(to_tree(item)))))
+            self._db.execute(_SEALED, (self._run, self._sealer.seal(padded(msgspec.json.encode(to_tree(item))))))
         elif isinstance(item, Event):
             self._db.execute(_EVENT, (self._run, item.host_ns / 1e9, item.description))
         else:
@@ -163,9 +160,3 @@ def _row(item: Prediction) -> tuple[object, ...]:
     said = item.label, item.abstained, probabilities, "+".join(item.modalities)
     quality = json.dumps(item.sqi), json.dumps(item.problems), item.distance
     return item.index, item.start, item.stop, *said, *quality
-
-
-def padded(tree: object) -> bytes:
-    """JSON, filled up so that its length does not tell what it says."""
-    text = msgspec.json.encode(tree)
-    return text.ljust(-(-len(text) // BLOCK) * BLOCK)
