@@ -91,14 +91,14 @@ def results() -> None:
 
 
 @results.command()
-@click.argument("database", type=FilePath)
+@click.argument("file", type=FilePath)
 @click.option("--identity", type=FilePath, help="File of your age key, for encrypted results.")
 @click.option("--out", type=FilePath, help="Write to this file, for your eyes only, instead of stdout.")
-def export(database: Path, identity: Path | None, out: Path | None) -> None:
-    """Print predictions and events of the file of [sinks.sqlite], a line of JSON each, with wall time and subject."""
+def export(file: Path, identity: Path | None, out: Path | None) -> None:
+    """What the file of [sinks.sqlite] or [sinks.jsonl] holds, a line of JSON each; a database's with wall time."""
     from device.results import exported
 
-    rows = exported(database, identity)
+    rows = exported(file, identity)
     if out is None:
         for row in rows:
             click.echo(json.dumps(row))

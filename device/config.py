@@ -111,6 +111,8 @@ class JsonlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: str
     """File that gets one line of JSON per prediction, event and reading of the wall clock, appended."""
+    recipients: str | None = None
+    """File of age public keys for which the lines are encrypted; without it, they are not."""
     queue: Count = 256
     """Predictions that may wait for the disk; beyond it the oldest is dropped and counted."""
 
@@ -557,6 +559,8 @@ protocol = "open-eda"
 [sinks.jsonl]
 # One line of JSON per prediction, event and reading of the wall clock, appended, for the owner's eyes only.
 path = "/var/lib/affectd/predictions.jsonl"
+# Public keys, as for recordings: only who has one's private key can read the lines (`affectd results export`).
+# recipients = "/etc/affectd/recipients"
 # Predictions that may wait for the disk; beyond it the oldest is dropped and counted.
 queue = 256
 

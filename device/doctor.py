@@ -181,12 +181,17 @@ def _encryption(config: Config) -> Iterator[Finding]:
     keys = {"[recording]": config.recording.recipients}
     if sinks.sqlite is not None:
         keys["[sinks.sqlite]"] = sinks.sqlite.recipients
+    if sinks.jsonl is not None:
+        keys["[sinks.jsonl]"] = sinks.jsonl.recipients
+    if sinks.http is not None:
+        keys["[sinks.http]"] = sinks.http.log_key_file
+    if sinks.mqtt is not None:
+        keys["[sinks.mqtt]"] = sinks.mqtt.outbox_key_file
     if not any(keys.values()):
         return
     plain = [name for name, recipients in keys.items() if recipients is None]
-    plain += [f"[sinks.{name}]" for name in ("jsonl", "http") if getattr(sinks, name) is not None]
     if plain:
-        remedy = "give `recipients` to what has it, leave the other sinks out; docs/RECORDINGS.md"
+        remedy = "give `recipients` or, for messages, a key; docs/RECORDINGS.md"
         yield Finding(
             "encryption", "warn", f"what {' and '.join(plain)} keep is not encrypted, other things are", remedy
         )

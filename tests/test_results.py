@@ -22,7 +22,8 @@ from test_sqlite_sink import RUN, SURE, UNSURE, rows
 from device.errors import KeyFileError, SinkError
 from device.notification import ClockReading, Event
 from device.results import exported
-from device.sinks.sqlite import BLOCK, RESULTS, SqliteSink
+from device.sealing import BLOCK
+from device.sinks.sqlite import RESULTS, SqliteSink
 
 ANOTHER = replace(SURE, index=5, start=15.0, stop=75.0, bundle="other", bundle_sha256="cd34" * 16)
 ITEMS = (

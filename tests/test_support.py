@@ -147,12 +147,13 @@ def test_a_clock_that_another_than_timesyncd_sets_is_well(life: Life) -> None:
         (None, "r", False, "warn"),
         ("r", "r", True, "warn"),
         ("r", "r", False, "ok"),
+        ("r", "r", "r", "ok"),
     ],
 )
 def test_what_is_not_encrypted_beside_what_is_is_said(
-    taped: str | None, rows: str | None, lines: bool, level: str | None
+    taped: str | None, rows: str | None, lines: bool | str, level: str | None
 ) -> None:
-    sinks = SinksConfig(JsonlConfig("x") if lines else None, SqliteConfig("y", rows))
+    sinks = SinksConfig(JsonlConfig("x", "r" if lines == "r" else None) if lines else None, SqliteConfig("y", rows))
     config = Config(radio=RadioConfig(registry="s"), recording=RecordingConfig(recipients=taped), sinks=sinks)
     assert [it.level for it in _encryption(config)] == ([] if level is None else [level])
 

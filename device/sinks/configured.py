@@ -120,7 +120,7 @@ class Sinks:
     def _sink(self, table: Table) -> Sink:
         match table:
             case JsonlConfig():
-                return JsonlSink(Path(table.path), self._run.subject)
+                return JsonlSink(Path(table.path), self._run.subject, recipients_in(table.recipients))
             case SqliteConfig():
                 return SqliteSink(Path(table.path), self._run, recipients_in(table.recipients))
             case MqttConfig():

@@ -1,26 +1,36 @@
 """Predictions, events and the wall clock as lines of JSON in a file, appended, each line in one write.
 
+With recipients each line holds another one, sealed, and names its key, which stands before the first, wrapped for them.
+
 It knows nothing of who reads them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
+import logging
 import os
+import secrets
 from pathlib import Path
 
 import msgspec
 
 from device.errors import SinkError
 from device.notification import ClockReading, Event
+from device.sealing import Sealer, padded
 from device.sinks.base import Item, Written
 from firmware_bridge.private import FILE_MODE, make_folder
 
 _REMEDY = "name another file in [sinks.jsonl] path, or make this one writable"
 
+_FIRST_BYTES = 1 << 16
+"""More than a key's line has, for a hundred recipients."""
 NAMED = b'{"subject":'
 """What a line begins with that says of whom it is."""
+
+_log = logging.getLogger(__name__)
 
 
 def to_tree(item: Item, begins_run: bool = False) -> object:
@@ -40,9 +50,13 @@ class JsonlSink(Written):
 
     name = "jsonl"
 
-    def __init__(self, path: Path, subject: str = "") -> None:
-        """Open or begin a file; each line says of whom it is, unless that is nobody's name. Raises SinkError."""
+    def __init__(self, path: Path, subject: str = "", recipients: tuple[str, ...] = ()) -> None:
+        """Open or begin a file; each line says of whom it is, unless that is nobody's name. With ``recipients``, public
+        keys of age, they alone read what it will hold. Raises SinkError."""
         self.path = Path(path)
+        self._sealer = Sealer(recipients) if recipients else None
+        self._key = secrets.token_hex(8)
+        """What lines call the key by."""
         self._of = mark_of(subject)
         self._begins = True
         """Whether the next line is the first of a run."""
@@ -52,6 +66,13 @@ class JsonlSink(Written):
         except OSError as error:
             raise SinkError(str(path), f"cannot be written: {error.strerror}", _REMEDY) from error
         self._mend()
+        if self._sealer is not None and self._holds_plain():
+            _log.warning("%s: what it held before is not encrypted, and stays so; move it away", self.path)
+
+    def _holds_plain(self) -> bool:
+        """Whether it begins so."""
+        first, whole, _ = os.pread(self._fd, _FIRST_BYTES, 0).partition(b"\n")
+        return bool(first or whole) and b'"wrapped":' not in first
 
     def _mend(self) -> None:
         """End a line that a power cut tore, so that the next one stands alone."""
@@ -65,9 +86,19 @@ class JsonlSink(Written):
 
     def write(self, item: Item) -> None:
         """Append one line, whole or not at all: one write to a file opened for appending. Raises SinkError."""
-        line = msgspec.json.encode(to_tree(item, self._begins))
-        self._append(self._of + line.removeprefix(b"{") + b"\n" if self._of else line + b"\n")
+        tree = to_tree(item, self._begins)
+        self._append(self._line(tree) if self._sealer is None else self._sealed(self._sealer, tree))
         self._begins = False
+
+    def _line(self, tree: object) -> bytes:
+        line = msgspec.json.encode(tree)
+        return self._of + line.removeprefix(b"{") + b"\n" if self._of else line + b"\n"
+
+    def _sealed(self, sealer: Sealer, tree: object) -> bytes:
+        """A line, and before the first its key's."""
+        key = self._line({"key": self._key, "wrapped": sealer.wrapped}) if self._begins else b""
+        body = sealer.seal(padded(msgspec.json.encode(tree)))
+        return key + self._line({"key": self._key, "sealed": base64.b64encode(body).decode()})
 
     def _append(self, line: bytes) -> None:
         before = os.fstat(self._fd).st_size
