@@ -74,7 +74,7 @@ def test_the_example_names_every_key() -> None:
         (SENSOR + "[recordin]\n", "line 6: recordin: unknown key 'recordin'; did you mean 'recording'?"),
         (
             SENSOR + "[sinks.jsonl]\npath = 'x'\nzzz = 1\n",
-            "line 8: sinks.jsonl.zzz: unknown key 'zzz'; known here: path, queue",
+            "line 8: sinks.jsonl.zzz: unknown key 'zzz'; known here: path, recipients, queue",
         ),
         (SENSOR + WRIST + "rol = 'eda'\n", "line 11: sensors.1.rol: unknown key 'rol'; did you mean 'role'?"),
         (SENSOR + "[recording]\n\nfsync_s = 'often'\n", "line 8: recording.fsync_s: Expected `float`, got `str`"),
