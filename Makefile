@@ -5,7 +5,7 @@ ARGS ?=
 # requirements.lock pins every package, the build backend included.
 PIP = PIP_CONSTRAINT=requirements.lock PIP_DISABLE_PIP_VERSION_CHECK=1
 
-.PHONY: help demo test e2e e2e-all e2e-service e2e-service-all e2e-arm64 nightly clean
+.PHONY: help demo test e2e e2e-all e2e-service e2e-service-all e2e-arm64 e2e-power nightly clean
 
 help:
 	@echo "make demo            real recordings through the whole of affectd (sets up .venv-device: no torch, no TensorFlow)"
@@ -16,7 +16,8 @@ help:
 	@echo "make e2e-service     the service installed, run, broken, upgraded and removed on Debian 12 in a container (root)"
 	@echo "make e2e-service-all the same on Debian 12 and 13 (Python 3.11 and 3.13)"
 	@echo "make e2e-arm64       affectd installed, as a service, on an emulated Raspberry Pi; its int8 outputs equal this machine's"
-	@echo "make nightly         the slow tests as well"
+	@echo "make e2e-power       the service on a machine whose power is cut at random, and that sleeps, in QEMU"
+	@echo "make nightly         the slow tests as well, and e2e-power"
 	@echo "make clean           remove both environments and the tests' broker"
 
 demo: .venv-device/.ready
@@ -35,6 +36,9 @@ e2e-all: .venv/.ready
 e2e-arm64: .venv/.ready
 	@.venv/bin/python tests/e2e/installed.py arm64
 
+e2e-power: .venv/.ready
+	@.venv/bin/python tests/e2e/power.py bookworm $(ARGS)
+
 e2e-service: .venv/.ready
 	@.venv/bin/python tests/e2e/service.py bookworm
 
@@ -43,6 +47,7 @@ e2e-service-all: .venv/.ready
 
 nightly: .venv/.ready .tools/mosquitto
 	@scripts/nightly
+	@$(MAKE) --no-print-directory e2e-power
 
 .venv-device/.ready: pyproject.toml requirements.lock
 	@echo "make: setting up .venv-device for the device part (about 60 MB, a minute)" >&2

@@ -122,7 +122,20 @@ class Stage:
 @contextlib.asynccontextmanager
 async def staged(guest: Guest, scratch: Path, sensors: Sequence[str], config: str) -> AsyncIterator[Stage]:
     """Virtual sensors on the air, BlueZ up in the guest, the daemon's configuration written; all gone at the end."""
-    environment = {
+    (scratch / "affectd.toml").write_text(config.format(scratch=scratch))
+    stage = Stage(guest, scratch, environment(guest, scratch))
+    async with on_air(scratch, scratch / "bt.sock", sensors) as air:
+        try:
+            await attach(guest, air)
+            await answering(stage)
+            yield stage
+        finally:
+            await _ended(stage.daemon)
+
+
+def environment(guest: Guest, scratch: Path) -> dict[str, str]:
+    """Of affectd's tools on the host."""
+    return {
         **os.environ,
         "DBUS_SYSTEM_BUS_ADDRESS": guest.bus_address,
         "AFFECTD_SOCKET": str(scratch / "affectd.sock"),
@@ -130,39 +143,37 @@ async def staged(guest: Guest, scratch: Path, sensors: Sequence[str], config: st
         "PYTHONPATH": str(PROJECT),
         "COLUMNS": "120",
     }
-    (scratch / "affectd.toml").write_text(config.format(scratch=scratch))
+
+
+@contextlib.asynccontextmanager
+async def on_air(scratch: Path, line: Path, sensors: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Virtual sensors around a controller whose UART is a UNIX socket; commands to them at ``scratch/air.sock``."""
     with (scratch / "air.log").open("wb") as log:
         air = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "firmware_bridge.virtual",
-                "serve",
-                "--transport",
-                f"unix-client:{scratch}/bt.sock",
-            ),
+            *(sys.executable, "-m", "firmware_bridge.virtual", "serve", "--transport", f"unix-client:{line}"),
             *("--control", scratch / "air.sock", *sensors),
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
         )
-    stage = Stage(guest, scratch, environment)
     try:
-        await _attach(guest, air)
-        await _answering(stage)
-        yield stage
+        yield air
     finally:
-        for process in (stage.daemon, air):
-            if process is not None and process.returncode is None:
-                process.terminate()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(10):
-                        await process.wait()
-                if process.returncode is None:
-                    process.kill()
+        await _ended(air)
 
 
-async def _attach(guest: Guest, air: asyncio.subprocess.Process) -> None:
+async def _ended(process: asyncio.subprocess.Process | None) -> None:
+    if process is None or process.returncode is not None:
+        return
+    process.terminate()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            await process.wait()
+    if process.returncode is None:
+        process.kill()
+
+
+async def attach(guest: Guest, air: asyncio.subprocess.Process) -> None:
     """The controller, by the line that a Raspberry Pi's has too, and BlueZ on it."""
     await guest.check("modprobe hci_uart uhid; systemd-run --unit=btattach btattach -B /dev/hvc0 -P h4")
     await guest.check("for i in $(seq 100); do [ -e /sys/class/bluetooth/hci0 ] && exit 0; sleep 0.2; done; exit 1")
@@ -175,7 +186,7 @@ async def _attach(guest: Guest, air: asyncio.subprocess.Process) -> None:
     )
 
 
-async def _answering(stage: Stage) -> None:
+async def answering(stage: Stage) -> None:
     """Until BlueZ has answered a tool once: an emulated machine that has just booted may let its first caller wait."""
     for _ in range(CALLERS):
         if await stage.tool("affectd-pair", "scan", "--seconds", "1", "--json", ok=(0, 2)):

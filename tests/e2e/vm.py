@@ -111,15 +111,24 @@ class Guest:
 
 @contextlib.asynccontextmanager
 async def booted(
-    image: Path, scratch: Path, hardware: Hardware = PC, changes: Path | None = None
+    image: Path,
+    scratch: Path,
+    hardware: Hardware = PC,
+    changes: Path | None = None,
+    *,
+    keeps: bool = True,
+    devices: Sequence[str] = (),
 ) -> AsyncIterator[Guest]:
-    """A guest with the other end of its controller at ``scratch/bt.sock``; off at the end.
+    """A guest with the other end of its controller at ``scratch/bt.sock``; at the end its power is cut.
 
-    What it writes goes into its memory, or into ``changes``, an ext4 image.
+    What it writes goes into its memory, or into ``changes``, an ext4 image, unless that is not what it ``keeps``.
+    ``devices``: more options of QEMU.
     """
-    disks = [(image / "root.img", "readonly=on"), *([(changes, "cache=unsafe")] if changes else [])]
+    disks = [(image / "root.img", "readonly=on")]
+    disks += [(changes, "cache=unsafe" if keeps else "snapshot=on")] if changes else []
     qemu = await asyncio.create_subprocess_exec(
         *_qemu(image, scratch, hardware, disks, bus_port := _free_port()),
+        *devices,
         stdin=asyncio.subprocess.DEVNULL,
         stderr=(scratch / "qemu.log").open("wb"),
     )
