@@ -104,7 +104,7 @@ class RecordingWriter:
             clear(self.directory)
             self._kept = kept_in(self.directory)
             self._run = next_run(self._kept)
-            self.header = self._header(dict(streams), secrets.token_hex(8), recorded_after(self._kept))
+            self.header = self._header(dict(streams), secrets.token_hex(8), recorded_after(self._kept, _say_broken_off))
             self._path = self._named(self.header)
             self._make_room(self._turn)
         except OSError as error:
@@ -366,6 +366,12 @@ def _locked(directory: Path, remedy: str = "stop it, or give this one another [r
         os.close(lock)
         raise RecordingError(directory, "", "another affectd records here", remedy) from None
     return lock
+
+
+def _say_broken_off(segment: SegmentReader) -> None:
+    """The run before had no clean end: a kill, or a power cut."""
+    torn = f"; {segment.left_out} bytes behind it are torn" if segment.left_out else ""
+    _log.warning("%s: was broken off, and is whole up to its last record%s", segment.path, torn)
 
 
 class RecordingReader:

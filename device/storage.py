@@ -74,14 +74,19 @@ def clear(directory: Path) -> None:
             path.unlink()
 
 
-def recorded_after(kept: Sequence[Kept]) -> int:
-    """Time recorded in a directory up to its newest segment's end, ns; what cannot be read counts as nothing."""
+def recorded_after(kept: Sequence[Kept], broken_off: Callable[[SegmentReader], None] = lambda _: None) -> int:
+    """Time recorded in a directory up to its newest segment's end, ns; what cannot be read counts as nothing.
+
+    A newest segment that nobody closed is shown to ``broken_off``.
+    """
     for it in reversed(kept):
         with contextlib.suppress(RecordingError):
             reader = SegmentReader(it.path, recover=True)
             if reader.header.sealed:  # how long it is cannot be read here: it counts as less than it is
                 return reader.header.recorded_ns
             times = [arrival.host_ns for arrival in reader]
+            if not reader.closed:
+                broken_off(reader)
             return reader.header.recorded_ns + (max(0, times[-1] - times[0]) if times else 0)
     return 0
 

@@ -191,6 +191,16 @@ def test_what_a_crash_left_half_made_goes_at_the_next_start(tmp_path: Path) -> N
 # Compression
 
 
+def test_a_run_that_was_broken_off_is_said_at_the_next_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, [at(1), at(2)], Policy())
+    (second,) = write(tmp_path, [at(3)], Policy())
+    assert not caplog.records  # the first was closed
+    second.write_bytes(second.read_bytes()[:-3])
+    write(tmp_path, [at(4)], Policy())
+    (said,) = caplog.messages
+    assert said == f"{second}: was broken off, and is whole up to its last record; 14 bytes behind it are torn"
+
+
 def test_compression_that_is_left_off_at_any_block_changes_nothing(tmp_path: Path) -> None:
     records = [at(i / 100, 60_000) for i in range(8)]
     (path,) = write(tmp_path, records)

@@ -144,7 +144,7 @@ def test_jsonl_writes_what_the_prediction_says(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_jsonl_appends_and_ends_a_torn_line(tmp_path: Path) -> None:
+def test_jsonl_appends_and_ends_a_torn_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "predictions.jsonl"
     path.write_text('{"index": 1}\n{"ind')
     sink = JsonlSink(path)
@@ -153,6 +153,7 @@ def test_jsonl_appends_and_ends_a_torn_line(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[:2] == ['{"index": 1}', '{"ind']
     assert json.loads(lines[2])["index"] == 2
+    assert caplog.messages == [f"{path}: its last line was torn, and stays so"]
 
 
 def test_jsonl_that_cannot_be_opened_is_said(tmp_path: Path) -> None:

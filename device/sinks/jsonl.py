@@ -1,8 +1,8 @@
 """Predictions, events and the wall clock as lines of JSON in a file, appended, each line in one write.
 
 With recipients each line holds another one, sealed, and names its key, which stands before the first, wrapped for them.
-
-It knows nothing of who reads them.
+The daemon's are on the disk before the next one comes, so that a power cut takes at most the line that is being
+written. It knows nothing of who reads them.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class JsonlSink(Written):
             except SinkError:
                 os.close(self._fd)
                 raise
+            _log.warning("%s: its last line was torn, and stays so", self.path)
 
     def write(self, item: Item) -> None:
         """Append one line, whole or not at all: one write to a file opened for appending. Raises SinkError."""
@@ -110,6 +111,14 @@ class JsonlSink(Written):
             remedy = "make room on its disk; what was written before is whole"
             raise SinkError(str(self.path), f"cannot be written: {error.strerror}", remedy) from error
 
+    async def publish(self, item: Item) -> None:
+        """Put one line on the disk, without holding up the event loop where that is slow."""
+        await asyncio.to_thread(self._put, item)
+
+    def _put(self, item: Item) -> None:
+        self.write(item)
+        self._sync()
+
     async def close(self) -> None:
         """Flush to the disk and close."""
         await asyncio.to_thread(self.finish)
@@ -117,13 +126,18 @@ class JsonlSink(Written):
     def finish(self) -> None:
         """Flush to the disk and close; raises SinkError."""
         try:
+            self._sync()
+        finally:
+            os.close(self._fd)
+
+    def _sync(self) -> None:
+        """Make all that was written outlive a power cut, the file's name, too; raises SinkError."""
+        try:
             os.fsync(self._fd)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a pipe or a terminal has no disk
                 reason = f"its last lines may not be on the disk: {error.strerror}"
                 raise SinkError(str(self.path), reason, "look at the disk's health") from error
-        finally:
-            os.close(self._fd)
 
 
 def mark_of(subject: str) -> bytes:
