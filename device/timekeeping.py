@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from device.notification import ClockReading
-from device.wall import WallWatch, read_clocks, set_by_ns
+from device.wall import MOVED_NS, WallWatch, read_clocks, set_by_ns
 
 LOOK_S = 5.0
 """Between two looks: a correction is late by so much, and dates what came before it all the same."""
@@ -63,12 +63,14 @@ class Timekeeping:
             return
         self._record(now)
         self._publish(now)
-        by_ns = set_by_ns(before, now)
-        self._corrections += 1
-        self._corrected = by_ns, now
+        by_ns, by = set_by_ns(before, now), ""
+        if abs(by_ns) > MOVED_NS:  # else it was a sleep, or the network that came
+            self._corrections += 1
+            self._corrected = by_ns, now
+            by = f"was set by {by_ns / 1e9:+.3f} s, "
         asleep_s = (now.asleep_ns - before.asleep_ns) / 1e9
         slept = f"; the machine has slept for {asleep_s:.0f} s" if asleep_s >= 1 else ""
-        _log.info("the wall clock was set by %+.3f s, is %s%s", by_ns / 1e9, in_words(now.is_synchronised), slept)
+        _log.info("the wall clock %sis %s%s", by, in_words(now.is_synchronised), slept)
 
     def to_json(self) -> dict[str, Any]:
         """How it stands, fit for JSON."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import logging
 import signal
 import sqlite3
 import subprocess
@@ -335,6 +336,17 @@ def test_it_looks_by_itself_and_says_first_where_it_stands() -> None:
     run_virtual(some_minutes())
     assert published == [begin, *recorded] and [it.is_synchronised for it in recorded] == [True]
     assert recorded[0].wall_of(0) == NOW
+
+
+def test_a_sleep_is_said_and_corrects_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clocks, recorded = Clocks(-DAY), list[ClockReading]()
+    time = Timekeeping(clocks.read(), recorded.append, clocks.read)
+    clocks.sleep(25 * S)
+    time.look()
+    assert [it.asleep_ns for it in recorded] == [25 * S]
+    assert caplog.messages == ["the wall clock is not known to be synchronised; the machine has slept for 25 s"]
+    assert (time.to_json()["corrections"], time.to_json()["corrected"]) == (0, None)
 
 
 KILLED = """
