@@ -5,7 +5,7 @@
 The service streams and records, results and messages for a broker that is away are kept, events are marked. At a random
 moment QEMU is killed, and of what the guest had written and not flushed, the disk loses some at random. It is booted on
 what is left, goes on by itself, and is cut again. Each disk is held against what left the virtual sensors and what was
-acknowledged; so is the disk at ``--states`` other moments of each run. Then the machine is suspended to memory.
+acknowledged; so is the disk at ``--states`` other moments of each run. Before, the machine is suspended to memory.
 Exit code 1 if anything fails; the last line of standard output is one JSON object.
 """
 
@@ -214,10 +214,14 @@ class Power(Scenes):
             await guest.write(f"{STATE}/sensors.toml", (self.scratch / "sensors.toml").read_text())
             await guest.check(f"chown affectd: {STATE}/sensors.toml; chmod 600 {STATE}/sensors.toml; sync")
             mounted = (await guest.check(f"findmnt -n -o SOURCE,FSTYPE,OPTIONS {STATE}")).strip()
-        cut(self.disk, self.log, writes(self.log), self.chance, self.folder / "left.img")
-        self.disk = self.folder / "left.img"
+        self._switched_off()
         self.wire.sent.clear()
         return time.monotonic() - begun, mounted
+
+    def _switched_off(self) -> int:
+        """The disk as the latest boot has left it; how many writes that has lost."""
+        before, self.disk = self.disk, self.folder / "left.img"
+        return cut(before, self.log, writes(self.log), self.chance, self.disk)
 
     async def cut(self, states: int) -> tuple[float, str]:
         """Streaming, cut; then what is left there, and in other states that the disk went through."""
@@ -231,10 +235,9 @@ class Power(Scenes):
             await asyncio.sleep(seconds := self.chance.uniform(*CUT_S))
             cut_at = time.monotonic()
             marking.cancel()
-        before, self.disk = self.disk, self.folder / "left.img"
+        before, done = self.disk, writes(self.log)
         self.cuts.append(cut_at)
-        done = writes(self.log)
-        lost = cut(before, self.log, done, self.chance, self.disk)
+        lost = self._switched_off()
         note = await asyncio.to_thread(self._left, self.disk, cut_at)
         self.is_broken_off = is_broken_off(self.scratch / "left/affectd")
         lost_else = [await asyncio.to_thread(self._other, before, done, grown) for _ in range(states)]
@@ -315,8 +318,8 @@ class Power(Scenes):
             await guest.check("systemctl stop affectd; sync", limit=COMMAND_S)
             at = time.monotonic()
             await guest.check(f"umount -l {STATE}; sync")
-        cut(self.disk, self.log, writes(self.log), self.chance, self.folder / "left.img")
-        note = self._left(self.folder / "left.img", at + FSYNC_S + LATE_S)
+        self._switched_off()
+        note = self._left(self.disk, at + FSYNC_S + LATE_S)
         slept = self._slept(Path(after["recording"]["path"]).name.partition("-")[0], asleep, awake)
         return seconds, f"{anew} connections anew; {slept}; {note}"
 
@@ -386,9 +389,9 @@ async def suite(name: str, scratch: Path, asked: argparse.Namespace) -> list[Res
     async with wire.listening(scratch / "hci.sock"), on_air(scratch, scratch / "hci.sock", [*SENSORS.values()]) as air:
         power = Power(name, scratch, wire, air, asked.seed)
         if await power.do("pair", power.pair):
+            await power.do("suspend to memory", power.sleep)
             for number in range(asked.cuts):
                 await power.do(f"power cut {number + 1}", lambda: power.cut(asked.states))
-            await power.do("suspend to memory", power.sleep)
     return power.results
 
 

@@ -26,6 +26,8 @@ SENSORS = {"chest": "polar-h10", "wrist": "open-eda"}
 ROLES = {"chest": "ecg", "wrist": "eda"}
 LIMIT_S = 60.0
 """Of a tool's run; all of them take under 30 s."""
+BLUEZ_S = 240.0
+"""For bluetoothd to come up where a whole machine starts beside it, emulated; 5 s on two quiet cores."""
 POLL_S = 0.2
 CALLERS = 6
 """Tools that may wait in vain before the first scenario."""
@@ -179,10 +181,11 @@ async def attach(guest: Guest, air: asyncio.subprocess.Process) -> None:
     await guest.check("for i in $(seq 100); do [ -e /sys/class/bluetooth/hci0 ] && exit 0; sleep 0.2; done; exit 1")
     if air.returncode is not None:
         raise StageError(f"the virtual sensors ended with {air.returncode}; see air.log")
-    await guest.check("systemctl enable --now bluetooth")
+    await guest.check("systemctl enable --now bluetooth", limit=BLUEZ_S)
     powered = "busctl get-property org.bluez /org/bluez/hci0 org.bluez.Adapter1 Powered"
     await guest.check(
-        f"for i in $(seq 60); do {powered} | grep -q true && exit 0; bluetoothctl power on; sleep 1; done; exit 1"
+        f"for i in $(seq 60); do {powered} | grep -q true && exit 0; bluetoothctl power on; sleep 1; done; exit 1",
+        limit=BLUEZ_S,
     )
 
 
