@@ -169,7 +169,7 @@ class Power(Scenes):
         self.disk = _ext4(scratch / "data", scratch / "data.img", DATA_MB, "-E", "lazy_itable_init=0")
         self.marked: dict[str, float] = {}
         self.cuts: list[float] = []
-        self.boots = 0
+        self.boots = self.lost = 0
         self.is_broken_off = False
 
     @property
@@ -195,12 +195,19 @@ class Power(Scenes):
         devices = [part for it in node.values() for part in ("-blockdev", it)]
         devices += ["-device", "virtio-blk-pci,drive=both,write-cache=on,addr=0x10"]  # behind the others: /dev/vdc
         root = image(self.suite)
-        async with (
-            booted(root, self.folder, changes=self.system, keeps=False, devices=devices) as guest,
-            self.wire.joined(self.folder / "bt.sock"),
-        ):
-            await attach(guest, self.air)
-            yield guest
+        try:
+            async with (
+                booted(root, self.folder, changes=self.system, keeps=False, devices=devices) as guest,
+                self.wire.joined(self.folder / "bt.sock"),
+            ):
+                await attach(guest, self.air)
+                try:
+                    yield guest
+                finally:
+                    self.cuts.append(time.monotonic())
+        finally:
+            before, self.disk = self.disk, self.folder / "left.img"
+            self.lost = cut(before, self.log, writes(self.log), self.chance, self.disk)
 
     async def pair(self) -> tuple[float, str]:
         """Both sensors, while the service waits for some; all of it is on the disk when the machine is switched off."""
@@ -214,18 +221,12 @@ class Power(Scenes):
             await guest.write(f"{STATE}/sensors.toml", (self.scratch / "sensors.toml").read_text())
             await guest.check(f"chown affectd: {STATE}/sensors.toml; chmod 600 {STATE}/sensors.toml; sync")
             mounted = (await guest.check(f"findmnt -n -o SOURCE,FSTYPE,OPTIONS {STATE}")).strip()
-        self._switched_off()
         self.wire.sent.clear()
         return time.monotonic() - begun, mounted
 
-    def _switched_off(self) -> int:
-        """The disk as the latest boot has left it; how many writes that has lost."""
-        before, self.disk = self.disk, self.folder / "left.img"
-        return cut(before, self.log, writes(self.log), self.chance, self.disk)
-
     async def cut(self, states: int) -> tuple[float, str]:
         """Streaming, cut; then what is left there, and in other states that the disk went through."""
-        begun, grown = time.monotonic(), [(time.monotonic(), 0)]
+        begun, grown, before = time.monotonic(), [(time.monotonic(), 0)], self.disk
         async with self.booted() as guest, _watching(self.log, grown):
             recovered = await self._recovered(guest)
             await self._streaming(guest)
@@ -233,15 +234,12 @@ class Power(Scenes):
                 raise StageError(f"nothing is said of the recording that was broken off: {await self._journal(guest)}")
             marking = asyncio.create_task(self._marking(guest))
             await asyncio.sleep(seconds := self.chance.uniform(*CUT_S))
-            cut_at = time.monotonic()
             marking.cancel()
-        before, done = self.disk, writes(self.log)
-        self.cuts.append(cut_at)
-        lost = self._switched_off()
-        note = await asyncio.to_thread(self._left, self.disk, cut_at)
+        done = writes(self.log)
+        note = await asyncio.to_thread(self._left, self.disk, self.cuts[-1])
         self.is_broken_off = is_broken_off(self.scratch / "left/affectd")
         lost_else = [await asyncio.to_thread(self._other, before, done, grown) for _ in range(states)]
-        told = f"{seconds:.1f} s and {len(done)} writes after streaming, {lost} of them lost"
+        told = f"{seconds:.1f} s and {len(done)} writes after streaming, {self.lost} of them lost"
         told += f"; {states} other states with {min(lost_else)} to {max(lost_else)} lost" if lost_else else ""
         return time.monotonic() - begun, f"{recovered}; {told}; {note}"
 
@@ -310,16 +308,14 @@ class Power(Scenes):
             if "the machine has slept" not in journal:
                 raise StageError(f"nothing is said of the sleep: {journal}")
             restarts = await guest.check("systemctl show affectd -P NRestarts -P Result")
-            if before["pid"] != after["pid"] or restarts.split() != ["0", "success"]:
+            if before["pid"] != after["pid"] or {*restarts.split()} != {"0", "success"}:
                 raise StageError(f"affectd was started again: {restarts}")
             anew = _connections(after) - _connections(before)
             if not len(SENSORS) <= anew <= 2 * len(SENSORS):
                 raise StageError(f"{anew} connections after the sleep")
-            await guest.check("systemctl stop affectd; sync", limit=COMMAND_S)
-            at = time.monotonic()
-            await guest.check(f"umount -l {STATE}; sync")
-        self._switched_off()
-        note = self._left(self.disk, at + FSYNC_S + LATE_S)
+            await guest.check("systemctl stop affectd", limit=COMMAND_S)
+            await asyncio.sleep(FSYNC_S + LATE_S)  # of what was before a clean stop, nothing may be lost
+        note = self._left(self.disk, self.cuts[-1])
         slept = self._slept(Path(after["recording"]["path"]).name.partition("-")[0], asleep, awake)
         return seconds, f"{anew} connections anew; {slept}; {note}"
 
