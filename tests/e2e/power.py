@@ -169,6 +169,7 @@ class Power(Scenes):
         self.disk = _ext4(scratch / "data", scratch / "data.img", DATA_MB, "-E", "lazy_itable_init=0")
         self.marked: dict[str, float] = {}
         self.cuts: list[float] = []
+        self.stops: list[tuple[float, float]] = []
         self.boots = self.lost = 0
         self.is_broken_off = False
 
@@ -258,7 +259,7 @@ class Power(Scenes):
         _fsck(copy, "-fn")
         call("debugfs", "-R", f"rdump /affectd {folder}", copy)
         cuts = (*(it for it in self.cuts if it < at), at)
-        witness = Witness(self.wire.sent, self.marked, cuts, FSYNC_S + LATE_S)
+        witness = Witness(self.wire.sent, self.marked, cuts, FSYNC_S + LATE_S, self.stops)
         return examined(folder / "affectd", witness)
 
     async def _journal(self, guest: Guest) -> str:
@@ -313,7 +314,9 @@ class Power(Scenes):
             anew = _connections(after) - _connections(before)
             if not len(SENSORS) <= anew <= 2 * len(SENSORS):
                 raise StageError(f"{anew} connections after the sleep")
+            stopping = time.monotonic()
             await guest.check("systemctl stop affectd", limit=COMMAND_S)
+            self.stops.append((stopping, time.monotonic()))
             await asyncio.sleep(FSYNC_S + LATE_S)  # of what was before a clean stop, nothing may be lost
         note = self._left(self.disk, self.cuts[-1])
         slept = self._slept(Path(after["recording"]["path"]).name.partition("-")[0], asleep, awake)

@@ -39,10 +39,13 @@ class Witness:
     """When the power went, the last time included."""
     grace_s: float
     """Before a cut, in which what came may be lost."""
+    stops: Sequence[tuple[float, float]] = ()
+    """From asking the service to stop until it had: it takes nothing any more."""
 
     def is_due(self, at: float) -> bool:
         """Whether what was there then must be there still."""
-        return at <= self.cuts[-1] and all(not cut - self.grace_s < at <= cut for cut in self.cuts)
+        spared = [*((cut - self.grace_s, cut) for cut in self.cuts), *self.stops]
+        return at <= self.cuts[-1] and all(not begin < at <= end for begin, end in spared)
 
 
 @functools.lru_cache(1 << 16)
