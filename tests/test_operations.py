@@ -311,7 +311,7 @@ def test_readers_are_told_of_another_bundle_and_not_of_one_that_fails(life: Life
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"http://127.0.0.1:{http.port}/v1/state", timeout=30) as response:
                 served = json.load(response)["bundle"]["name"]
-            (found,) = pylsl.resolve_byprop("source_id", f"affectd-{lsl.device}-probabilities", timeout=30)
+            (found,) = pylsl.resolve_bypred(f"starts-with(source_id,'affectd-{lsl.device}-prob')", timeout=30)
             labels = pylsl.StreamInlet(found, recover=False).info(timeout=30).get_channel_labels()
             return reader.of("affectd/dev/state")[-1]["bundle"]["name"], served, labels
 

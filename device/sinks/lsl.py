@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -109,7 +110,7 @@ class LslSink:
             self._probabilities.push_sample([told.get(label, math.nan) for label in self._labels], at + self._offset)
 
     async def renew(self, made_by: MadeBy) -> None:
-        """Other labels want another outlet, as what an outlet says of itself stays; it has the name of the one before.
+        """Other labels want another outlet, as what an outlet says of itself stays, one that no open inlet goes on in.
 
         Raises SinkError where it cannot be kept to this machine.
         """
@@ -124,7 +125,8 @@ class LslSink:
             _keep_to_loopback()
 
     def _of_labels(self) -> Any:
-        return self._make("probabilities", "Probabilities", self._labels, "", 0.0)
+        of = hashlib.sha256(msgspec.json.encode(self._labels)).hexdigest()[:8]
+        return self._make("probabilities", "Probabilities", self._labels, "", 0.0, f"-{of}")
 
     async def close(self) -> None:
         """Send what is queued, and take the outlets away."""
@@ -207,12 +209,13 @@ def _offset(clock: Callable[[], float]) -> float:
     return 0.0 if abs(offset) <= max(CLOCK_S, after - before) else offset
 
 
-def _maker(lsl: Any, device: str) -> Callable[[str, str, Sequence[str], str, float], Any]:
-    """Opens outlets: name, type, channels, unit, nominal rate in Hz (0: irregular)."""
+def _maker(lsl: Any, device: str) -> Callable[..., Any]:
+    """Opens outlets."""
 
-    def make(name: str, kind: str, channels: Sequence[str], unit: str, sfreq: float) -> Any:
+    def make(name: str, kind: str, channels: Sequence[str], unit: str, sfreq: float, of: str = "") -> Any:
+        """``sfreq`` in Hz, 0 where it is irregular; ``of`` ends the source_id, by which inlets know an outlet again."""
         form = "string" if kind == "Markers" else "float32"
-        info = lsl.StreamInfo(f"affectd {name}", kind, len(channels), sfreq, form, f"affectd-{device}-{name}")
+        info = lsl.StreamInfo(f"affectd {name}", kind, len(channels), sfreq, form, f"affectd-{device}-{name}{of}")
         info.desc().append_child_value("manufacturer", "affectd")
         labels = info.desc().append_child("channels")
         for label in channels:
