@@ -443,7 +443,12 @@ def test_passwords_come_from_files_that_nobody_else_reads(tmp_path: Path, monkey
     secret.chmod(0o400)
     assert read_secret("mqtt", "password", str(secret)) == "pa ss"
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert read_secret("mqtt", "password", None) == "pa ss"
+    for given in (None, str(secret)):
+        secret.chmod(0o440)  # as systemd 257 has it, with an ACL for the service's user
+        assert read_secret("mqtt", "password", given) == "pa ss"
+        secret.chmod(0o444)
+        with pytest.raises(SinkError, match=r"others may read \(mode 444\)"):
+            read_secret("mqtt", "password", given)
     with pytest.raises(SinkError, match="no password: No such file"):
         read_secret("mqtt", "password", str(tmp_path / "none"))
 

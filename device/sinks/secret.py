@@ -38,7 +38,8 @@ def read_secret(sink: str, what: str, path: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise SinkError(f"{sink}: {file}", f"no {what}: {reason}", f"see [sinks.{sink}] {what}_file") from error
-    if mode & 0o077:
+    is_credential = folder is not None and file.parent == Path(folder)
+    if mode & (0o007 if is_credential else 0o077):  # a credential's ACL shows in the group's bits
         raise SinkError(f"{sink}: {file}", f"a {what} that others may read (mode {mode:o})", f"chmod 600 {file}")
     return secret
 
