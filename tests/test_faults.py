@@ -16,6 +16,12 @@ DIED = "Message recipient disconnected from message bus without replying"
         ("org.freedesktop.DBus.Error.NoReply", DIED, RadioFault.NO_BLUEZ),  # killed while it was asked
         ("org.freedesktop.DBus.Error.NoReply", "Did not receive a reply.", RadioFault.TIMEOUT),
         ("org.freedesktop.DBus.Error.Spawn.ChildExited", "Process org.bluez exited", RadioFault.NO_BLUEZ),
+        ("org.freedesktop.systemd1.NoSuchUnit", "Unit dbus-org.bluez.service not found.", RadioFault.NO_BLUEZ),
+        (
+            "org.freedesktop.DBus.Error.FileExists",  # systemd 257, of one that is masked
+            "Unit dbus-org.bluez.service failed to load properly, please adjust/correct and reload service manager",
+            RadioFault.NO_BLUEZ,
+        ),
         ("org.bluez.Error.InProgress", "Operation already in progress", RadioFault.IN_PROGRESS),
         ("org.bluez.Error.Busy", "", RadioFault.IN_PROGRESS),  # the adapter is being switched on
         ("org.bluez.Error.NotReady", "Resource Not Ready", RadioFault.POWERED_OFF),

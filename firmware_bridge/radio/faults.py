@@ -39,6 +39,9 @@ _NAMES: Mapping[str, RadioFault] = {
 _SPAWN = "org.freedesktop.DBus.Error.Spawn."
 """Begins the errors of a bluetoothd that could not be started or ended at once."""
 
+_UNIT = "unit dbus-org.bluez.service "
+"""Begins what systemd says, under a name for each, of a bluetooth.service that is disabled, masked or broken."""
+
 _DIED = "message recipient disconnected"
 """What the bus says, under the name NoReply, of a bluetoothd that ended before it answered."""
 
@@ -70,7 +73,7 @@ _TELLING = frozenset({RadioFault.AUTHENTICATION, RadioFault.POWERED_OFF, RadioFa
 
 def dbus_fault(name: str, text: str = "") -> RadioFault:
     """What a D-Bus error means; its name decides, except where BlueZ gives many reasons under one name."""
-    if name.startswith(_SPAWN) or text.lower().startswith(_DIED):
+    if name.startswith(_SPAWN) or text.lower().startswith((_UNIT, _DIED)):
         return RadioFault.NO_BLUEZ
     fault = _NAMES.get(name)
     if fault is None:
