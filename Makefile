@@ -14,7 +14,7 @@ help:
 	@echo "make e2e             pairing, streaming and every fault against real BlueZ 5.66 in QEMU (root once, to install QEMU)"
 	@echo "make e2e-all         the same against BlueZ 5.66 and 5.82, and 300 disconnects; affectd installed there, as a service"
 	@echo "make e2e-service     the service installed, run, broken, upgraded and removed on Debian 12 in a container (root)"
-	@echo "make e2e-service-all the same on Debian 12 and 13 (Python 3.11 and 3.13)"
+	@echo "make e2e-service-all the same on Debian 12 and 13 (Python 3.11 and 3.13), and lintian"
 	@echo "make e2e-arm64       affectd installed, as a service, on an emulated Raspberry Pi; its int8 outputs equal this machine's"
 	@echo "make e2e-power       the service on a machine whose power is cut at random, and that sleeps, in QEMU"
 	@echo "make nightly         the slow tests as well, and e2e-power"
@@ -43,7 +43,7 @@ e2e-service: .venv/.ready
 	@.venv/bin/python tests/e2e/service.py bookworm
 
 e2e-service-all: .venv/.ready
-	@.venv/bin/python tests/e2e/service.py bookworm trixie
+	@.venv/bin/python tests/e2e/service.py bookworm trixie --lintian
 
 nightly: .venv/.ready .tools/mosquitto
 	@scripts/nightly
