@@ -16,7 +16,7 @@ from device.errors import ProfileError, RecordingError, SinkError
 from device.profile import Profile, read_profile
 from device.recording import erase_held, held
 from device.segment import SUFFIX, SegmentReader, is_unbegun
-from device.sinks.database import Kind, opened, scrub, used
+from device.sinks.database import Kind, opened, read_only, scrub, used
 from device.sinks.jsonl import NAMED, mark_of
 from device.sinks.message_log import LOG
 from device.sinks.outbox import OUTBOX
@@ -126,13 +126,15 @@ def _rows(path: Path, kind: Kind, of: Iterable[tuple[str, str]], subject: str, d
     """Tables, and how many of their rows are the subject's."""
     if not path.exists():
         return []
-    db = opened(path, kind, alone=True)
+    db = read_only(path, kind, alone=True) if dry else opened(path, kind, alone=True)
     with contextlib.closing(db), used(db, path, kind):
+        if dry:
+            counts = ((table, f"SELECT count(*) FROM {table} WHERE {where}") for table, where in of)
+            return [(table, db.execute(query, (subject,)).fetchone()[0]) for table, query in counts]
         db.execute("BEGIN IMMEDIATE")
         found = [(table, db.execute(f"DELETE FROM {table} WHERE {where}", (subject,)).rowcount) for table, where in of]
-        db.execute("ROLLBACK" if dry else "COMMIT")
-        if not dry:
-            scrub(db)
+        db.execute("COMMIT")
+        scrub(db)
     return found
 
 

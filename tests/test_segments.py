@@ -19,7 +19,7 @@ from wearer_at_rest import infos, sent
 from device.errors import RecordingError
 from device.notification import Arrival, ClockReading, Event, LinkChange, Notification, Unrecorded
 from device.recording import RecordingReader, RecordingWriter
-from device.segment import SegmentReader, is_compressed
+from device.segment import MAGIC, SegmentReader, is_compressed
 from device.session import open_session
 from device.storage import BLOCK, Policy, compressed
 from firmware_bridge.codecs import open_eda, polar_pmd
@@ -186,6 +186,16 @@ def test_what_a_crash_left_half_made_goes_at_the_next_start(tmp_path: Path) -> N
     (tmp_path / "notes.affrec").write_text("somebody's own")
     RecordingWriter(tmp_path, STREAMS).close()
     assert (tmp_path / "notes.affrec").exists()
+
+
+def test_a_newer_affectd_s_recordings_are_left(tmp_path: Path) -> None:
+    """An upgrade that was taken back has written some."""
+    (old,), (newer,) = write(tmp_path, [at(1)], Policy()), write(tmp_path, [at(2)], Policy())
+    changed = newer.read_bytes()[: len(MAGIC)] + bytes([99]) + newer.read_bytes()[len(MAGIC) + 1 :]
+    newer.write_bytes(changed)
+    (own,) = write(tmp_path, [at(3)], Policy())
+    assert newer.read_bytes() == changed and own.name > newer.name
+    assert list(RecordingReader([old])) == [at(1)] and list(RecordingReader([own])) == [at(3)]
 
 
 # Compression

@@ -37,7 +37,18 @@ from firmware_bridge.protocols import PROTOCOLS
 SENSORS = {"chest": ("A0:9E:1A:00:00:01", "ecg", "polar-pmd-ecg"), "wrist": ("A0:9E:1A:00:00:02", "eda", "open-eda")}
 NEXT, BROKEN = "90.0", "91.0"
 """Versions to come."""
-BREAKS = 'raise RuntimeError("broken on purpose")\n'
+BREAKS = """
+RESULTS = Kind(
+    RESULTS.what, RESULTS.key, (*RESULTS.versions, "CREATE TABLE mood (level INTEGER) STRICT;"),
+    {**RESULTS.backwards, RESULTS.version + 1: "DROP TABLE mood;"},
+)
+as_before = opened
+
+def opened(*arguments, **options):
+    as_before(*arguments, **options).close()
+    raise RuntimeError("broken on purpose")
+"""
+"""Of its database: first it has other tables, then it fails."""
 EXPOSURE = 1.5
 STOP_S = 5.0
 FSYNC_S = 1.0
@@ -448,8 +459,8 @@ class Service(Scenes):
         return said.strip().rpartition("\n")[2]
 
     async def broken(self) -> str:
-        """To one that does not start: the one before is back by itself."""
-        kept = await self.data()
+        """To one that makes the database another one and does not start: the one before is back, with all it had."""
+        kept, since = await self.data(), await self.unit.now()
         line = f"affectd install /own/affectd-{BROKEN}-py3-none-any.whl --wheels /wheels"
         done = await self.unit.guest.run(line, limit=INSTALL_S)
         if done.rc != 2 or "is back, with all data" not in done.err or "broken on purpose" not in done.err:
@@ -457,6 +468,7 @@ class Service(Scenes):
         await self.runs(NEXT)
         if lost := kept - await self.data():
             raise StageError(f"gone: {lost}")
+        await self.unit.says(since, f"(version {RESULTS.version + 1} of its tables) goes back")
         return done.err.strip().rpartition("\n")[2]
 
     async def back(self) -> str:
@@ -629,7 +641,7 @@ async def suite(name: str, scratch: Path, only: str | None, with_lintian: bool) 
     own, libraries = scratch / "own", scratch / "libraries"
     wheel = own_wheel(own)
     another(wheel, NEXT)
-    another(wheel, BROKEN, daemon=BREAKS)
+    another(wheel, BROKEN, **{"sinks/sqlite": (PROJECT / "device/sinks/sqlite.py").read_text() + BREAKS})
     downloaded = wheels(name)
     unpacked("dbus_fast", downloaded, libraries)
     binds = {"/src": PROJECT, "/own": own, "/wheels": downloaded, "/libraries": libraries}
