@@ -20,6 +20,7 @@ from device.control import Answers, Control
 from device.errors import DeviceError, SourceError
 from device.inference import Prediction
 from device.labelling import Labelling
+from device.lean import load_signal
 from device.marking import Marking
 from device.notification import Arrival
 from device.pausing import Pausing
@@ -205,6 +206,7 @@ async def _opening(
     choice, inference = status.choice, config.inference
 
     def open_() -> Session:
+        load_signal()
         from device.session import open_session
 
         return open_session(
