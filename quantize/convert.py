@@ -481,15 +481,14 @@ def _second_factors(model: Any) -> set[int]:
     """Tensors that products of two activations take second, and what they are made of in the same steps."""
     from tensorflow.lite.python import schema_py_generated as schema
 
-    graph, operators = model.subgraphs[0], vars(schema.BuiltinOperator)
-    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    graph, names = model.subgraphs[0], names_of(schema.BuiltinOperator)
+    kinds = [operator_of(code, names) for code in model.operatorCodes]
     makers = {op.outputs[0]: op for op in graph.operators}
-    alike = {operators[name] for name in SAME_STEPS}
-    waiting = [op.inputs[1] for op in graph.operators if kinds[op.opcodeIndex] == operators["BATCH_MATMUL"]]
+    waiting = [op.inputs[1] for op in graph.operators if kinds[op.opcodeIndex] == "BATCH_MATMUL"]
     found: set[int] = set()
     while waiting:
         found.add(i := waiting.pop())
-        if i in makers and kinds[makers[i].opcodeIndex] in alike:
+        if i in makers and kinds[makers[i].opcodeIndex] in SAME_STEPS:
             waiting.extend(makers[i].inputs)
     return found
 
@@ -549,8 +548,7 @@ def _inspect(data: bytes) -> Inspection:
     """Read operators and tensors of the file's one subgraph."""
     from tensorflow.lite.python import schema_py_generated as schema
 
-    types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    types, names = names_of(schema.TensorType), names_of(schema.BuiltinOperator)
     model = schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
     (graph,) = model.subgraphs
     codes = [operator_of(code, names) for code in model.operatorCodes]
@@ -565,6 +563,11 @@ def _inspect(data: bytes) -> Inspection:
         float_operators=tuple(f"{op}: {', '.join(kinds)}" for op, kinds in mixed if kinds),
         dtypes=dict(Counter(types[tensor.type] for tensor in graph.tensors)),
     )
+
+
+def names_of(enumeration: type) -> dict[int, str]:
+    """Number -> name, of the schema's."""
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 
 def _named(model: Any, graph: Any) -> tuple[dict[str, int], dict[str, int]]:

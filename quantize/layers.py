@@ -23,7 +23,7 @@ from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-
 from device.bundle import TensorSpec, span
 from device.inference import RUNTIMES, dequantize, quantize
 from quantize.bench import PLAIN, interpreter_of
-from quantize.convert import operator_of, tensor_of
+from quantize.convert import names_of, operator_of, tensor_of
 
 Array = npt.NDArray[Any]
 Values = dict[int, Array]
@@ -136,8 +136,8 @@ class _File:
         return _Part(list(needed), outputs, interpreter)
 
 
-_TYPES = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-_OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+_TYPES = names_of(schema.TensorType)
+_OPERATORS = names_of(schema.BuiltinOperator)
 
 
 @dataclass(frozen=True)

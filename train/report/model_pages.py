@@ -8,6 +8,7 @@ made anew. Knows nothing of where pages and records are.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,9 +45,9 @@ def _table(records: Sequence[Record], systems: Sequence[str]) -> str:
     task and mode that one system alone was judged on nothing."""
     cells = {(*_row_of(r), name_of(r)): f"{figure(r['balanced_accuracy'])} ({interval(r['ci95'])})" for r in records}
     there = {_row_of(r): r for r in records if name_of(r) in systems}
-    compared = {row[:3] for row in there if len({key[4] for key in cells if key[:3] == row[:3]} & {*systems}) > 1}
+    judged = Counter(group for group, _ in {(_row_of(r)[:3], name_of(r)) for r in records if name_of(r) in systems})
     rows = sorted(
-        (row for row in there if row[:3] in compared),
+        (row for row in there if judged[row[:3]] > 1),
         key=lambda row: (*row[:2], MODES.index(row[2]), MASKS.index(row[3])),
     )
     body = []
